@@ -1,0 +1,1 @@
+"""The record: completions, feedback, datasets, adapters, experiments, runs and the audit trail."""

@@ -1,0 +1,127 @@
+"""The one road to PostgreSQL: connections, migrations, notifications, the leader's lock.
+
+Other databases are refused: the record relies on partial unique indexes, COPY, LISTEN and advisory locks.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from feedback.errors import HoneError
+
+REGISTRY_CHANNEL = "hone_registry"
+SCHEMA_LOCK = 0x686F6E65
+WORKER_LOCK = 0x686F6E66
+
+
+class Database:
+    """A pool of connections to the record."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url = parse_url(url)
+        self.engine: AsyncEngine = create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            connect_args={"timeout": 10, "server_settings": {"application_name": "hone"}},
+        )
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction: committed at the end of the block, rolled back on an exception."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await self.engine.dispose()
+
+    async def __aenter__(self) -> "Database":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect_raw(self) -> asyncpg.Connection:
+        """A connection of asyncpg's own outside the pool, for LISTEN and for locks held long."""
+        return await asyncpg.connect(dsn=self.url.set(drivername="postgresql").render_as_string(False), timeout=10)
+
+    async def listen(self, channel: str) -> AsyncIterator[str]:
+        """Payloads of NOTIFY on `channel`, for ever; ends by raising when the connection is lost."""
+        connection = await self.connect_raw()
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        try:
+            await connection.add_listener(channel, lambda *call: queue.put_nowait(call[3]))
+            connection.add_termination_listener(lambda _: queue.put_nowait(None))
+            while (payload := await queue.get()) is not None:
+                yield payload
+            raise ConnectionError(f"The database closed the connection that listened on '{channel}'.")
+        finally:
+            with suppress(Exception):
+                await connection.close(timeout=2)
+
+
+def parse_url(url: str) -> URL:
+    """The address in SQLAlchemy's form with asyncpg as driver.
+
+    Raises:
+        HoneError: it is not a PostgreSQL address.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise HoneError(f"The database address cannot be read: {error}. Expected postgresql://user:password@host/name.") from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise HoneError(
+            f"HONE_DATABASE_URL names a '{parsed.get_backend_name()}' database. "
+            "Hone keeps its record in PostgreSQL 15 or newer: postgresql://user:password@host/name."
+        )
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+async def notify_registry(connection: AsyncConnection, payload: str) -> None:
+    """Tell every gateway, when this transaction commits, that keys, models, adapters or experiments changed."""
+    await connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": REGISTRY_CHANNEL, "payload": payload})
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to the newest version; safe to run from several processes at once.
+
+    Blocks, and runs its own event loop: call it from a process or thread that has none.
+    """
+    from alembic import command
+
+    command.upgrade(alembic_config(url), "head")
+
+
+def alembic_config(url: str) -> Any:
+    """Alembic's configuration for `url`, without an ini file."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["url"] = parse_url(url)
+    return config
+
+
+async def schema_is_current(database: Database) -> bool:
+    """Whether the newest migration has been applied."""
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory.from_config(alembic_config(database.url.render_as_string(False))).get_current_head()
+    async with database.begin() as connection:
+        exists = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+        return bool(exists) and await connection.scalar(text("SELECT version_num FROM alembic_version")) == head
+

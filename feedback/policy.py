@@ -1,0 +1,126 @@
+"""A model's policy: what may change while the service runs, kept in the record with an audit row per change.
+
+Consent, training thresholds, the gate's limits, the rollout's steps. Defaults are safe: a person approves every
+promotion, nothing is trained on without consent, and a rollout starts with a small share.
+"""
+
+import hashlib
+from typing import Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from feedback.errors import HoneError
+
+
+class Section(BaseModel):
+    """Base of the policy and its sections: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TrainingPolicy(Section):
+    """When a run starts and what it needs."""
+
+    enabled: bool = True
+    """Whether the schedule may start runs; `hone retrain now` always may."""
+    method: Literal["auto", "sft", "dpo", "kto"] = "auto"
+    """Fix the method, or let the data decide."""
+    fresh_feedback_min: int = Field(200, ge=1)
+    """Ratings and demonstrations since the last run before the schedule starts another."""
+    interval_hours_min: float = Field(1.0, ge=0)
+    """Hours between two scheduled runs, at least."""
+    sft_rows_min: int = Field(50, ge=1)
+    """Demonstrations plus approved answers that SFT needs."""
+    dpo_pairs_min: int = Field(100, ge=1)
+    """Pairs (better, worse) that DPO needs."""
+    kto_ratings_min: int = Field(300, ge=1)
+    """Ratings that KTO needs; below it KTO was measured to be unstable."""
+    minority_share_min: float = Field(0.1, ge=0, le=0.5)
+    """The rarer of up and down must have at least this share for KTO."""
+    raters_min: int = Field(5, ge=1)
+    """Distinct raters a dataset needs."""
+    rows_per_rater_max: int = Field(20, ge=1)
+    """No rater contributes more rows to one dataset."""
+    held_out_share: float = Field(0.2, gt=0, lt=0.5)
+    """Share of raters whose rows are never trained on."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
+
+
+class GatePolicy(Section):
+    """What a candidate must show before a person is asked."""
+
+    held_out_rows_min: int = Field(20, ge=1)
+    """Fewer held-out rows than this is not enough evidence."""
+    win_rate_confidence: float = Field(0.95, gt=0.5, lt=1)
+    """One-sided confidence of the win rate's lower bound, which must be above one half."""
+    retention_drop_max: float = Field(0.1, ge=0, le=1)
+    """Largest tolerated drop of agreement with answers that people approved."""
+    kl_to_base_max: float = Field(6.0, gt=0)
+    """Largest mean divergence from the base model on serving prompts, in nats per answer token."""
+    length_ratio_min: float = Field(0.5, gt=0)
+    """Candidate's answers may not shrink below this share of the champion's length."""
+    length_ratio_max: float = Field(2.0, gt=0)
+    """Candidate's answers may not grow beyond this multiple of the champion's length."""
+    repetition_rate_max: float = Field(0.05, ge=0, le=1)
+    """Largest share of answers that repeat themselves."""
+    unfinished_rate_max: float = Field(0.1, ge=0, le=1)
+    """Largest share of answers cut off at the token limit."""
+
+
+class RolloutPolicy(Section):
+    """How traffic moves to an approved candidate, and what stops it."""
+
+    steps: tuple[float, ...] = (0.01, 0.05, 0.1, 0.25, 0.5)
+    """Candidate's share of units at each step, rising."""
+    step_seconds_min: float = Field(600.0, ge=0)
+    """Shortest time at a step."""
+    step_units_min: int = Field(20, ge=0)
+    """Units that must have met the candidate at a step before the next."""
+    units_min: int = Field(50, ge=2)
+    """Units per arm before ratings are compared."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Error rate of the verdict, however often one looks."""
+    guardrail_alpha: float = Field(0.01, gt=0, lt=0.5)
+    """Error rate of each guardrail."""
+    maturation_seconds: float = Field(0.0, ge=0)
+    """Completions younger than this are not scored yet."""
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
+        if not self.steps or not rising or not 0 < self.steps[0] <= self.steps[-1] <= 0.5:
+            raise ValueError("steps must be rising shares above 0 and at most 0.5")
+        return self
+
+
+class ModelPolicy(Section):
+    """Everything about a model that an operator may change without a restart."""
+
+    approval: Literal["operator", "automatic"] = "operator"
+    """Who approves and promotes: a person, or the worker on a passed gate and a `better` verdict."""
+    consent_default: bool = False
+    """Whether a completion without `store` may be trained on."""
+    training: TrainingPolicy = Field(default_factory=TrainingPolicy)
+    gate: GatePolicy = Field(default_factory=GatePolicy)
+    rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
+
+    @property
+    def version(self) -> str:
+        """Hash of the policy, logged with every assignment made under it."""
+        return hashlib.sha256(orjson.dumps(self.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def read_policy(value: dict[str, Any]) -> ModelPolicy:
+    """Check a policy that came from outside.
+
+    Raises:
+        HoneError: a field is unknown or out of range; the message names it.
+    """
+    try:
+        return ModelPolicy.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise HoneError(f"Policy field '{field}' = {first.get('input')!r}: {first['msg']}.") from error

@@ -1,0 +1,132 @@
+"""Settings of the record, and the one way every package reads its settings.
+
+A settings class is frozen, refuses unknown keys, and reads, in this order of precedence, the environment
+(`HONE_<FIELD>`) and its own table of `hone.toml`. Field names are unique over all packages, so an environment
+variable means one thing. A model's policy is not a setting: it lives in the record and changes while running.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from feedback.errors import HoneError
+
+TABLES = ("feedback", "monitoring", "serving", "retrain", "deploy")
+
+
+def config_file() -> Path:
+    """Where `hone.toml` is read from: `$HONE_CONFIG`, else the working directory. It need not exist."""
+    return Path(os.environ.get("HONE_CONFIG", "hone.toml"))
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read `hone.toml`; an absent file is an empty one.
+
+    Raises:
+        HoneError: the file is not TOML, or has a table or key that no package reads.
+    """
+    if not path.exists():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise HoneError(f"{path} is not valid TOML: {error}. Correct that line.") from error
+    for name, value in tables.items():
+        if name not in TABLES or not isinstance(value, dict):
+            known = ", ".join(f"[{table}]" for table in TABLES)
+            raise HoneError(f"{path} has '{name}' at its top level; expected only the tables {known}.")
+    return tables
+
+
+class HoneSettings(BaseSettings):
+    """Base of every package's settings; subclasses name their table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HONE_",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        env_ignore_empty=True,
+    )
+    table: ClassVar[str]
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Resolve the settings from the environment and `hone.toml`; `overrides` win over both.
+
+        Raises:
+            HoneError: a value is not what the field expects, or a key is unknown.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise HoneError(
+                f"Setting [{cls.table}] {field} = {first.get('input')!r}: {first['msg']}. "
+                f"Set it in {config_file()} or as HONE_{field.upper()}; `hone config` shows what holds."
+            ) from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit values, then the environment, then the package's table of `hone.toml`."""
+        return init_settings, env_settings, _TableSource(settings_cls, cls.table)
+
+
+class _TableSource(PydanticBaseSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings], table: str) -> None:
+        super().__init__(settings_cls)
+        self.values: dict[str, Any] = read_config_file(config_file()).get(table, {})
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.values
+
+
+class FeedbackSettings(HoneSettings):
+    """Where the record lives."""
+
+    table: ClassVar[str] = "feedback"
+
+    state_dir: Path = Path(".hone")
+    """Directory for everything this machine keeps: embedded database, spool, adapters, runs, logs."""
+
+    database_url: SecretStr | None = None
+    """PostgreSQL (15 or newer) as `postgresql://user:password@host/name`. Unset: the embedded one that `hone up` starts."""
+
+    feedback_token_lifetime_days: int = 30
+    """How long a browser may rate an answer with the signed token that came with it, in days."""
+
+    @property
+    def absolute_state_dir(self) -> Path:
+        """The state directory as an absolute path: the engine needs absolute adapter paths."""
+        return self.state_dir.expanduser().absolute()
+
+    def resolve_database_url(self) -> str:
+        """The database to use: the configured one, else the embedded one's address in the state directory.
+
+        Raises:
+            HoneError: neither is there.
+        """
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        address = self.absolute_state_dir / "postgres.url"
+        if not address.exists():
+            raise HoneError(
+                f"No database: HONE_DATABASE_URL is unset and {address} does not exist. "
+                "Start one with `hone up`, or set HONE_DATABASE_URL=postgresql://user:password@host/name."
+            )
+        return address.read_text().strip()
