@@ -1,0 +1,102 @@
+"""The audit trail: every decision a row, every row chained to the one before by hash.
+
+Changing or removing a row breaks the chain at that place, and `verify` says where. Rows are written in the same
+transaction as the change they describe, so neither exists without the other.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback.tables import audit
+
+AUDIT_LOCK = 0x686F6E67
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One decision."""
+
+    sequence: int
+    at: datetime
+    project: str
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+    hash: str
+
+
+async def write(
+    connection: AsyncConnection, *, project: str, actor: str, action: str, subject: str, detail: dict[str, Any]
+) -> str:
+    """Append one entry and return its hash."""
+    # Entries are chained: two writers reading the same last hash would fork the chain.
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": AUDIT_LOCK})
+    last = (
+        await connection.execute(select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1))
+    ).one_or_none()
+    sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
+    at = datetime.now(UTC)
+    entry_hash = _entry_hash(previous, sequence, at, project, actor, action, subject, detail)
+    await connection.execute(
+        audit.insert().values(
+            sequence=sequence,
+            at=at,
+            project=project,
+            actor=actor,
+            action=action,
+            subject=subject,
+            detail=detail,
+            previous_hash=previous,
+            hash=entry_hash,
+        )
+    )
+    return entry_hash
+
+
+async def entries(
+    connection: AsyncConnection, project: str, *, subject: str | None = None, limit: int = 100
+) -> list[AuditEntry]:
+    """The newest entries of a project, newest first."""
+    query = select(audit).where(audit.c.project == project).order_by(audit.c.sequence.desc()).limit(limit)
+    if subject is not None:
+        query = query.where(audit.c.subject == subject)
+    return [
+        AuditEntry(row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail, row.hash)
+        for row in await connection.execute(query)
+    ]
+
+
+async def verify(connection: AsyncConnection) -> int | None:
+    """Recompute the whole chain; the sequence number of the first broken entry, or None when it is whole."""
+    previous, expected = GENESIS, 1
+    result = await connection.stream(select(audit).order_by(audit.c.sequence))
+    async for row in result:
+        seen = _entry_hash(
+            row.previous_hash, row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail
+        )
+        if row.sequence != expected or row.previous_hash != previous or row.hash != seen:
+            return expected
+        previous, expected = row.hash, expected + 1
+    return None
+
+
+def _entry_hash(
+    previous: str,
+    sequence: int,
+    at: datetime,
+    project: str,
+    actor: str,
+    action: str,
+    subject: str,
+    detail: dict[str, Any],
+) -> str:
+    content = [previous, sequence, at.astimezone(UTC).isoformat(), project, actor, action, subject, detail]
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()

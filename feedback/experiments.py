@@ -1,0 +1,244 @@
+"""Experiments: a model's traffic split between its champion and one canary, in rising steps.
+
+The record holds one running experiment a model, at most. Starting, widening and ending are moves with an audit row
+each; ending by promotion or abort changes the adapter's state in the same commit.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, audit, models
+from feedback.adapters import Adapter
+from feedback.database import notify_registry
+from feedback.errors import HoneError, NotFound
+from feedback.ids import new_hex, new_id
+from feedback.tables import arms, completions, experiments, feedback
+
+CHAMPION_ARM = "champion"
+CANDIDATE_ARM = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of the split."""
+
+    arm: str
+    adapter_id: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A split, running or ended."""
+
+    experiment_id: str
+    project: str
+    model: str
+    status: str
+    salt: str
+    step: int
+    policy_version: str
+    verdict: dict[str, Any] | None
+    outcome: str | None
+    reason: str | None
+    started_at: datetime
+    step_started_at: datetime
+    ended_at: datetime | None
+    arms: tuple[Arm, ...]
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.arm == name)
+
+
+async def start_canary(connection: AsyncConnection, candidate: Adapter, *, by: str) -> Experiment:
+    """Give an approved version the first step's share of traffic.
+
+    Raises:
+        IllegalMove: the version is not approved.
+        HoneError: the model already has a canary.
+    """
+    running = await of_model(connection, candidate.project, candidate.model)
+    if running is not None:
+        raise HoneError(
+            f"Model '{candidate.model}' already splits its traffic ({running.experiment_id}). "
+            "Promote or abort that canary first."
+        )
+    model = await models.get(connection, candidate.project, candidate.model)
+    champion = await adapters.champion(connection, candidate.project, candidate.model)
+    await adapters.move(connection, candidate, "start_canary", by=by)
+    experiment_id = new_id("exp")
+    await connection.execute(
+        experiments.insert().values(
+            experiment_id=experiment_id,
+            project=candidate.project,
+            model=candidate.model,
+            status="running",
+            salt=new_hex(),
+            policy_version=model.policy.version,
+        )
+    )
+    share = model.policy.rollout.steps[0]
+    for name, adapter, weight in ((CHAMPION_ARM, champion, 1 - share), (CANDIDATE_ARM, candidate, share)):
+        await connection.execute(
+            arms.insert().values(
+                experiment_id=experiment_id, arm=name, adapter_id=adapter.adapter_id, weight=weight
+            )
+        )
+    await _audit(connection, candidate, experiment_id, "experiment.start", by, {"share": share})
+    return await get(connection, candidate.project, experiment_id)
+
+
+async def widen(connection: AsyncConnection, experiment: Experiment, *, step: int, share: float, by: str) -> Experiment:
+    """Move to a later step; the candidate's interval grows from one end, so nobody moves back."""
+    for name, weight in ((CHAMPION_ARM, 1 - share), (CANDIDATE_ARM, share)):
+        await connection.execute(
+            update(arms)
+            .where(arms.c.experiment_id == experiment.experiment_id, arms.c.arm == name)
+            .values(weight=weight)
+        )
+    await connection.execute(
+        update(experiments)
+        .where(experiments.c.experiment_id == experiment.experiment_id)
+        .values(step=step, step_started_at=func.now())
+    )
+    candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
+    await _audit(
+        connection, candidate, experiment.experiment_id, "experiment.widen", by, {"step": step, "share": share}
+    )
+    await notify_registry(connection, f"experiment:{experiment.experiment_id}")
+    return await get(connection, experiment.project, experiment.experiment_id)
+
+
+async def end(connection: AsyncConnection, experiment: Experiment, *, outcome: str, reason: str) -> None:
+    """Close the split; every unit goes to the champion from the next request on."""
+    await connection.execute(
+        update(experiments)
+        .where(experiments.c.experiment_id == experiment.experiment_id)
+        .values(status="ended", outcome=outcome, reason=reason, ended_at=func.now())
+    )
+    await notify_registry(connection, f"experiment:{experiment.experiment_id}")
+
+
+async def store_verdict(connection: AsyncConnection, experiment: Experiment, verdict: dict[str, Any]) -> None:
+    """Keep the newest verdict beside the split."""
+    await connection.execute(
+        update(experiments)
+        .where(experiments.c.experiment_id == experiment.experiment_id)
+        .values(verdict=verdict)
+    )
+
+
+async def get(connection: AsyncConnection, project: str, experiment_id: str) -> Experiment:
+    """One experiment.
+
+    Raises:
+        NotFound: the project has no such experiment.
+    """
+    found = await _where(
+        connection, experiments.c.project == project, experiments.c.experiment_id == experiment_id
+    )
+    if not found:
+        raise NotFound(f"Project '{project}' has no experiment '{experiment_id}'. `hone experiment list` shows its own.")
+    return found[0]
+
+
+async def of_model(connection: AsyncConnection, project: str, model: str) -> Experiment | None:
+    """The running experiment of a model, if there is one."""
+    found = await _where(
+        connection,
+        experiments.c.project == project,
+        experiments.c.model == model,
+        experiments.c.status == "running",
+    )
+    return found[0] if found else None
+
+
+async def in_project(connection: AsyncConnection, project: str) -> list[Experiment]:
+    """The experiments of a project, newest first."""
+    return await _where(connection, experiments.c.project == project)
+
+
+async def running(connection: AsyncConnection) -> list[Experiment]:
+    """Every running experiment of every project."""
+    return await _where(connection, experiments.c.status == "running")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCounts:
+    """What one unit met and said in one arm."""
+
+    unit: str
+    arm: str
+    requests: int
+    ups: int
+    downs: int
+    errors: int
+    propensity: float
+
+
+async def unit_counts(
+    connection: AsyncConnection, experiment: Experiment, *, maturation_seconds: float
+) -> list[UnitCounts]:
+    """Requests, effective thumbs and errors per unit and arm, of completions older than the maturation window.
+
+    Every exposed unit is here, rated or not. `propensity` is the mean logged probability of the unit's arm.
+    """
+    thumb = (
+        select(
+            feedback.c.completion_id,
+            func.count().filter(feedback.c.value.astext == "true").label("ups"),
+            func.count().filter(feedback.c.value.astext == "false").label("downs"),
+        )
+        .where(feedback.c.effective, feedback.c.kind == "rating", feedback.c.project == experiment.project)
+        .group_by(feedback.c.completion_id)
+        .subquery()
+    )
+    query = (
+        select(
+            completions.c.unit,
+            completions.c.arm,
+            func.count().label("requests"),
+            func.coalesce(func.sum(thumb.c.ups), 0).label("ups"),
+            func.coalesce(func.sum(thumb.c.downs), 0).label("downs"),
+            func.count().filter(completions.c.status == "error").label("errors"),
+            func.avg(completions.c.propensity).label("propensity"),
+        )
+        .select_from(completions.outerjoin(thumb, thumb.c.completion_id == completions.c.completion_id))
+        .where(
+            completions.c.experiment_id == experiment.experiment_id,
+            completions.c.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, maturation_seconds),
+        )
+        .group_by(completions.c.unit, completions.c.arm)
+    )
+    return [
+        UnitCounts(r.unit, r.arm, r.requests, int(r.ups), int(r.downs), r.errors, float(r.propensity))
+        for r in await connection.execute(query)
+    ]
+
+
+async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experiment]:
+    rows = (
+        await connection.execute(select(experiments).where(*conditions).order_by(experiments.c.started_at.desc()))
+    ).all()
+    found: dict[str, list[Arm]] = {row.experiment_id: [] for row in rows}
+    for arm in await connection.execute(select(arms).where(arms.c.experiment_id.in_(found)).order_by(arms.c.arm)):
+        found[arm.experiment_id].append(Arm(arm.arm, arm.adapter_id, arm.weight))
+    return [Experiment(**row._mapping, arms=tuple(found[row.experiment_id])) for row in rows]
+
+
+async def _audit(
+    connection: AsyncConnection, candidate: Adapter, experiment_id: str, action: str, by: str, detail: dict[str, Any]
+) -> None:
+    await audit.write(
+        connection,
+        project=candidate.project,
+        actor=by,
+        action=action,
+        subject=candidate.name,
+        detail={"experiment_id": experiment_id} | detail,
+    )
