@@ -1,0 +1,1 @@
+"""How the processes run together on one machine, and the `hone` command."""
