@@ -81,7 +81,9 @@ def parse_reference(reference: str) -> tuple[str, int]:
     """
     match = REFERENCE.fullmatch(reference)
     if match is None:
-        raise HoneError(f"'{reference}' does not name an adapter version; expected MODEL@VERSION, such as support@7.")
+        raise HoneError(
+            f"'{reference}' does not name an adapter version; expected MODEL@VERSION, such as support@7."
+        )
     return match["model"], int(match["version"])
 
 
@@ -156,7 +158,9 @@ async def get(connection: AsyncConnection, project: str, reference: str) -> Adap
         )
     ).one_or_none()
     if row is None:
-        raise NotFound(f"Project '{project}' has no adapter '{reference}'. `hone adapter list` shows those it has.")
+        raise NotFound(
+            f"Project '{project}' has no adapter '{reference}'. `hone adapter list` shows those it has."
+        )
     return Adapter(**row._mapping)
 
 
@@ -166,7 +170,9 @@ async def by_id(connection: AsyncConnection, adapter_id: str) -> Adapter:
     Raises:
         NotFound: there is none.
     """
-    row = (await connection.execute(select(adapters).where(adapters.c.adapter_id == adapter_id))).one_or_none()
+    row = (
+        await connection.execute(select(adapters).where(adapters.c.adapter_id == adapter_id))
+    ).one_or_none()
     if row is None:
         raise NotFound(f"No adapter has the id '{adapter_id}'.")
     return Adapter(**row._mapping)
@@ -227,7 +233,11 @@ async def decide(
         .values(gate=report, evidence_hash=evidence_hash)
     )
     return await move(
-        connection, adapter, verb, by=by, detail={"evidence_hash": evidence_hash, "reasons": report.get("reasons", [])}
+        connection,
+        adapter,
+        verb,
+        by=by,
+        detail={"evidence_hash": evidence_hash, "reasons": report.get("reasons", [])},
     )
 
 
@@ -290,7 +300,9 @@ async def roll_back(
     elif before.replaces is not None:
         target = await by_id(connection, before.replaces)
     else:
-        raise IllegalMove(f"{before.name} is the first champion of '{model}': there is no earlier one to roll back to.")
+        raise IllegalMove(
+            f"{before.name} is the first champion of '{model}': there is no earlier one to roll back to."
+        )
     return await _crown(connection, target, "roll_back", before, by=by, reason=reason)
 
 
@@ -312,7 +324,9 @@ async def _crown(
     return Adapter(**row.one()._mapping)
 
 
-async def store_fingerprint(connection: AsyncConnection, adapter_id: str, fingerprint: dict[str, Any]) -> None:
+async def store_fingerprint(
+    connection: AsyncConnection, adapter_id: str, fingerprint: dict[str, Any]
+) -> None:
     """Keep what the first probe saw; later probes must see the same."""
     await connection.execute(
         update(adapters)
@@ -332,7 +346,9 @@ def _refusal(adapter: Adapter, verb: str) -> str:
     )
 
 
-async def _audit(connection: AsyncConnection, adapter: Adapter, action: str, by: str, detail: dict[str, Any]) -> None:
+async def _audit(
+    connection: AsyncConnection, adapter: Adapter, action: str, by: str, detail: dict[str, Any]
+) -> None:
     await audit.write(
         connection, project=adapter.project, actor=by, action=action, subject=adapter.name, detail=detail
     )

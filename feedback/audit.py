@@ -34,13 +34,21 @@ class AuditEntry:
 
 
 async def write(
-    connection: AsyncConnection, *, project: str, actor: str, action: str, subject: str, detail: dict[str, Any]
+    connection: AsyncConnection,
+    *,
+    project: str,
+    actor: str,
+    action: str,
+    subject: str,
+    detail: dict[str, Any],
 ) -> str:
     """Append one entry and return its hash."""
     # Entries are chained: two writers reading the same last hash would fork the chain.
     await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": AUDIT_LOCK})
     last = (
-        await connection.execute(select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1))
+        await connection.execute(
+            select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)
+        )
     ).one_or_none()
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
     at = datetime.now(UTC)
@@ -69,7 +77,9 @@ async def entries(
     if subject is not None:
         query = query.where(audit.c.subject == subject)
     return [
-        AuditEntry(row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail, row.hash)
+        AuditEntry(
+            row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail, row.hash
+        )
         for row in await connection.execute(query)
     ]
 
@@ -80,7 +90,14 @@ async def verify(connection: AsyncConnection) -> int | None:
     result = await connection.stream(select(audit).order_by(audit.c.sequence))
     async for row in result:
         seen = _entry_hash(
-            row.previous_hash, row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail
+            row.previous_hash,
+            row.sequence,
+            row.at,
+            row.project,
+            row.actor,
+            row.action,
+            row.subject,
+            row.detail,
         )
         if row.sequence != expected or row.previous_hash != previous or row.hash != seen:
             return expected

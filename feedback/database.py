@@ -56,7 +56,9 @@ class Database:
 
     async def connect_raw(self) -> asyncpg.Connection:
         """A connection of asyncpg's own outside the pool, for LISTEN and for locks held long."""
-        return await asyncpg.connect(dsn=self.url.set(drivername="postgresql").render_as_string(False), timeout=10)
+        return await asyncpg.connect(
+            dsn=self.url.set(drivername="postgresql").render_as_string(False), timeout=10
+        )
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
         """Payloads of NOTIFY on `channel`, for ever; ends by raising when the connection is lost."""
@@ -82,7 +84,9 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise HoneError(f"The database address cannot be read: {error}. Expected postgresql://user:password@host/name.") from error
+        raise HoneError(
+            f"The database address cannot be read: {error}. Expected postgresql://user:password@host/name."
+        ) from error
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise HoneError(
             f"HONE_DATABASE_URL names a '{parsed.get_backend_name()}' database. "
@@ -93,7 +97,9 @@ def parse_url(url: str) -> URL:
 
 async def notify_registry(connection: AsyncConnection, payload: str) -> None:
     """Tell every gateway, when this transaction commits, that keys, models, adapters or experiments changed."""
-    await connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": REGISTRY_CHANNEL, "payload": payload})
+    await connection.execute(
+        text("SELECT pg_notify(:channel, :payload)"), {"channel": REGISTRY_CHANNEL, "payload": payload}
+    )
 
 
 def migrate(url: str) -> None:
@@ -120,8 +126,11 @@ async def schema_is_current(database: Database) -> bool:
     """Whether the newest migration has been applied."""
     from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory.from_config(alembic_config(database.url.render_as_string(False))).get_current_head()
+    head = ScriptDirectory.from_config(
+        alembic_config(database.url.render_as_string(False))
+    ).get_current_head()
     async with database.begin() as connection:
         exists = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-        return bool(exists) and await connection.scalar(text("SELECT version_num FROM alembic_version")) == head
-
+        return (
+            bool(exists) and await connection.scalar(text("SELECT version_num FROM alembic_version")) == head
+        )

@@ -52,7 +52,9 @@ async def report(
         "checked_at": func.now(),
     }
     await connection.execute(
-        insert(engines).values(engine=engine, **values).on_conflict_do_update(index_elements=["engine"], set_=values)
+        insert(engines)
+        .values(engine=engine, **values)
+        .on_conflict_do_update(index_elements=["engine"], set_=values)
     )
 
 
@@ -71,18 +73,26 @@ async def report_adapter(
 async def forget_adapter(connection: AsyncConnection, engine: str, adapter_id: str) -> None:
     """The replica no longer holds the version."""
     await connection.execute(
-        delete(engine_adapters).where(engine_adapters.c.engine == engine, engine_adapters.c.adapter_id == adapter_id)
+        delete(engine_adapters).where(
+            engine_adapters.c.engine == engine, engine_adapters.c.adapter_id == adapter_id
+        )
     )
 
 
 async def every(connection: AsyncConnection) -> list[Engine]:
     """All replicas ever reported."""
-    return [Engine(**row._mapping) for row in await connection.execute(select(engines).order_by(engines.c.engine))]
+    return [
+        Engine(**row._mapping) for row in await connection.execute(select(engines).order_by(engines.c.engine))
+    ]
 
 
 async def standing(connection: AsyncConnection, adapter_id: str) -> list[EngineAdapter]:
     """How a version stands on each replica that tried it."""
-    query = select(engine_adapters).where(engine_adapters.c.adapter_id == adapter_id).order_by(engine_adapters.c.engine)
+    query = (
+        select(engine_adapters)
+        .where(engine_adapters.c.adapter_id == adapter_id)
+        .order_by(engine_adapters.c.engine)
+    )
     return [EngineAdapter(**row._mapping) for row in await connection.execute(query)]
 
 
@@ -91,7 +101,9 @@ async def holders(connection: AsyncConnection, adapter_id: str) -> list[str]:
     query = (
         select(engine_adapters.c.engine)
         .join(engines, engines.c.engine == engine_adapters.c.engine)
-        .where(engine_adapters.c.adapter_id == adapter_id, engine_adapters.c.state == "ready", engines.c.healthy)
+        .where(
+            engine_adapters.c.adapter_id == adapter_id, engine_adapters.c.state == "ready", engines.c.healthy
+        )
         .order_by(engine_adapters.c.engine)
     )
     return list((await connection.execute(query)).scalars())

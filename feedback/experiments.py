@@ -93,7 +93,9 @@ async def start_canary(connection: AsyncConnection, candidate: Adapter, *, by: s
     return await get(connection, candidate.project, experiment_id)
 
 
-async def widen(connection: AsyncConnection, experiment: Experiment, *, step: int, share: float, by: str) -> Experiment:
+async def widen(
+    connection: AsyncConnection, experiment: Experiment, *, step: int, share: float, by: str
+) -> Experiment:
     """Move to a later step; the candidate's interval grows from one end, so nobody moves back."""
     for name, weight in ((CHAMPION_ARM, 1 - share), (CANDIDATE_ARM, share)):
         await connection.execute(
@@ -108,7 +110,12 @@ async def widen(connection: AsyncConnection, experiment: Experiment, *, step: in
     )
     candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
     await _audit(
-        connection, candidate, experiment.experiment_id, "experiment.widen", by, {"step": step, "share": share}
+        connection,
+        candidate,
+        experiment.experiment_id,
+        "experiment.widen",
+        by,
+        {"step": step, "share": share},
     )
     await notify_registry(connection, f"experiment:{experiment.experiment_id}")
     return await get(connection, experiment.project, experiment.experiment_id)
@@ -143,7 +150,9 @@ async def get(connection: AsyncConnection, project: str, experiment_id: str) -> 
         connection, experiments.c.project == project, experiments.c.experiment_id == experiment_id
     )
     if not found:
-        raise NotFound(f"Project '{project}' has no experiment '{experiment_id}'. `hone experiment list` shows its own.")
+        raise NotFound(
+            f"Project '{project}' has no experiment '{experiment_id}'. `hone experiment list` shows its own."
+        )
     return found[0]
 
 
@@ -223,16 +232,25 @@ async def unit_counts(
 
 async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experiment]:
     rows = (
-        await connection.execute(select(experiments).where(*conditions).order_by(experiments.c.started_at.desc()))
+        await connection.execute(
+            select(experiments).where(*conditions).order_by(experiments.c.started_at.desc())
+        )
     ).all()
     found: dict[str, list[Arm]] = {row.experiment_id: [] for row in rows}
-    for arm in await connection.execute(select(arms).where(arms.c.experiment_id.in_(found)).order_by(arms.c.arm)):
+    for arm in await connection.execute(
+        select(arms).where(arms.c.experiment_id.in_(found)).order_by(arms.c.arm)
+    ):
         found[arm.experiment_id].append(Arm(arm.arm, arm.adapter_id, arm.weight))
     return [Experiment(**row._mapping, arms=tuple(found[row.experiment_id])) for row in rows]
 
 
 async def _audit(
-    connection: AsyncConnection, candidate: Adapter, experiment_id: str, action: str, by: str, detail: dict[str, Any]
+    connection: AsyncConnection,
+    candidate: Adapter,
+    experiment_id: str,
+    action: str,
+    by: str,
+    detail: dict[str, Any],
 ) -> None:
     await audit.write(
         connection,

@@ -63,7 +63,9 @@ async def create(
     if role not in ROLES:
         raise HoneError(f"Role '{role}' is unknown; expected one of {', '.join(ROLES)}.")
     if requests_per_minute is not None and requests_per_minute < 1:
-        raise HoneError(f"requests_per_minute = {requests_per_minute}; expected a positive number, or none for no limit.")
+        raise HoneError(
+            f"requests_per_minute = {requests_per_minute}; expected a positive number, or none for no limit."
+        )
     await connection.execute(insert(projects).values(project=project).on_conflict_do_nothing())
     secret = f"hk_{random_secrets.token_urlsafe(24)}"
     expires_at = None if lifetime_days is None else datetime.now(UTC) + timedelta(days=lifetime_days)

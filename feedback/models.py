@@ -59,13 +59,17 @@ async def create(
     row = (
         await connection.execute(
             insert(models)
-            .values(project=project, model=model, base_model=base_model, policy=policy.model_dump(mode="json"))
+            .values(
+                project=project, model=model, base_model=base_model, policy=policy.model_dump(mode="json")
+            )
             .on_conflict_do_nothing()
             .returning(models)
         )
     ).one_or_none()
     if row is None:
-        raise Conflict(f"Project '{project}' already has a model '{model}'. Choose another name, or change its policy.")
+        raise Conflict(
+            f"Project '{project}' already has a model '{model}'. Choose another name, or change its policy."
+        )
     await connection.execute(
         adapters.insert().values(
             adapter_id=f"{model}--v0-{new_hex()[-8:]}",
@@ -114,7 +118,10 @@ async def in_project(connection: AsyncConnection, project: str) -> list[Model]:
 
 async def every(connection: AsyncConnection) -> list[Model]:
     """The models of all projects."""
-    return [_model(row) for row in await connection.execute(select(models).order_by(models.c.project, models.c.model))]
+    return [
+        _model(row)
+        for row in await connection.execute(select(models).order_by(models.c.project, models.c.model))
+    ]
 
 
 async def change_policy(

@@ -98,7 +98,9 @@ models = Table(
     metadata,
     Column("project", Text, ForeignKey("projects.project"), primary_key=True),
     Column("model", Text, primary_key=True, comment="The alias that clients ask for."),
-    Column("base_model", Text, nullable=False, comment="Path or hub name of the weights under every adapter."),
+    Column(
+        "base_model", Text, nullable=False, comment="Path or hub name of the weights under every adapter."
+    ),
     Column("policy", JSONB, nullable=False, comment="feedback.policy.ModelPolicy"),
     _moment("created_at"),
     _moment("updated_at"),
@@ -108,7 +110,9 @@ models = Table(
 adapters = Table(
     "adapters",
     metadata,
-    Column("adapter_id", Text, primary_key=True, comment="Name in the engine and of the directory; never reused."),
+    Column(
+        "adapter_id", Text, primary_key=True, comment="Name in the engine and of the directory; never reused."
+    ),
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("version", Integer, nullable=False, comment="0 is the base model itself."),
@@ -127,7 +131,9 @@ adapters = Table(
     UniqueConstraint("project", "model", "version"),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
     _one_of("state", ADAPTER_STATES),
-    Index("uq_adapters_champion", "project", "model", unique=True, postgresql_where=text("state = 'champion'")),
+    Index(
+        "uq_adapters_champion", "project", "model", unique=True, postgresql_where=text("state = 'champion'")
+    ),
     Index("uq_adapters_canary", "project", "model", unique=True, postgresql_where=text("state = 'canary'")),
     comment="Adapter versions: immutable weights, and the state each is in.",
 )
@@ -139,9 +145,16 @@ experiments = Table(
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("salt", Text, nullable=False, comment="Mixed into every assignment, so that experiments are independent."),
+    Column(
+        "salt",
+        Text,
+        nullable=False,
+        comment="Mixed into every assignment, so that experiments are independent.",
+    ),
     Column("step", Integer, nullable=False, server_default="0", comment="Index into the rollout's steps."),
-    Column("policy_version", Text, nullable=False, comment="Hash of the policy under which units are assigned."),
+    Column(
+        "policy_version", Text, nullable=False, comment="Hash of the policy under which units are assigned."
+    ),
     Column("verdict", JSONB, comment="The newest monitoring.verdict.Verdict."),
     Column("outcome", Text, comment="promoted, aborted or superseded; NULL while running."),
     Column("reason", Text),
@@ -174,7 +187,13 @@ engines = Table(
     Column("base_model", Text, nullable=False),
     Column("healthy", Boolean, nullable=False),
     Column("detail", Text, comment="The last error, in words."),
-    Column("limits", JSONB, nullable=False, server_default="{}", comment="max_loras, max_lora_rank, max_model_len"),
+    Column(
+        "limits",
+        JSONB,
+        nullable=False,
+        server_default="{}",
+        comment="max_loras, max_lora_rank, max_model_len",
+    ),
     _moment("checked_at"),
     comment="Engine replicas as the gateways last saw them.",
 )
@@ -236,7 +255,9 @@ runs = Table(
     Column("recipe_hash", Text, nullable=False),
     Column("dataset_id", Text, ForeignKey("datasets.dataset_id"), nullable=False),
     Column("adapter_id", Text, comment="Reserved at the start, published when training ends."),
-    Column("progress", JSONB, nullable=False, server_default="{}", comment="step, steps, loss, seconds, memory"),
+    Column(
+        "progress", JSONB, nullable=False, server_default="{}", comment="step, steps, loss, seconds, memory"
+    ),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", Text, comment="What went wrong and what to do."),
     Column("requested_by", Text, nullable=False),
@@ -275,7 +296,9 @@ completions = Table(
     Column("experiment_id", Text),
     Column("arm", Text),
     Column("propensity", Double, comment="Probability with which the unit got this arm."),
-    Column("unit", Text, nullable=False, comment="What assignment was sticky to: rater, session or completion."),
+    Column(
+        "unit", Text, nullable=False, comment="What assignment was sticky to: rater, session or completion."
+    ),
     Column("rater", Text, comment="Pseudonym of the end user."),
     Column("session", Text),
     Column("key_id", Text, nullable=False),
@@ -300,7 +323,9 @@ completions = Table(
     _moment("recorded_at"),
     _one_of("status", COMPLETION_STATUSES),
     Index("ix_completions_project_model_created_at", "project", "model", "created_at"),
-    Index("ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")),
+    Index(
+        "ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")
+    ),
     Index("ix_completions_rater", "rater", postgresql_where=text("rater IS NOT NULL")),
     comment="Every answered request, once.",
 )
@@ -314,7 +339,12 @@ feedback = Table(
     Column("rater", Text, nullable=False, comment="Who says it: a pseudonym, or the key that called."),
     Column("kind", Text, nullable=False),
     Column("name", Text, nullable=False, comment="thumbs, or a declared metric."),
-    Column("value", JSONB, nullable=False, comment="true/false, number, text, messages, or the other completion's id."),
+    Column(
+        "value",
+        JSONB,
+        nullable=False,
+        comment="true/false, number, text, messages, or the other completion's id.",
+    ),
     Column("comment", Text),
     Column("metadata", JSONB),
     Column("idempotency_id", Text),
