@@ -108,19 +108,29 @@ def _find_user(directory: Path) -> User:
 
 def _reachable_binaries(installed: Path, user: User) -> Path:
     """The installed binaries, or a copy of them where `user` can run them (about 40 MB)."""
-    if _runs((str(installed / "postgres"), "--version"), user):
+    if _runs((str(installed / "initdb"), "--version"), user):
         return installed
     version = subprocess.check_output(
         (str(installed / "postgres"), "--version"), text=True
     ).split()[2]
-    copy = ELSEWHERE / f"postgresql-{version}" / installed.parent.name
-    if not _runs((str(copy / "bin" / "postgres"), "--version"), user):
-        shutil.rmtree(copy.parent, ignore_errors=True)
+    package = installed.parent.parent
+    copy = ELSEWHERE / f"postgresql-{version}"
+    binaries = copy / package.name / installed.parent.name / installed.name
+    if not _runs((str(binaries / "initdb"), "--version"), user):
+        shutil.rmtree(copy, ignore_errors=True)
         unfinished = ELSEWHERE / f".postgresql-{secrets.token_hex(4)}"
-        shutil.copytree(installed.parent, unfinished / copy.name, symlinks=True)
+        shutil.copytree(
+            installed.parent,
+            unfinished / package.name / installed.parent.name,
+            symlinks=True,
+        )
+        # The wheel keeps its shared libraries beside the package, and the binaries look for them there.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
         _open_to_all(unfinished)
-        unfinished.rename(copy.parent)
-    return copy / "bin"
+        unfinished.rename(copy)
+    return binaries
 
 
 def _open_to_all(tree: Path) -> None:
