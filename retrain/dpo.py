@@ -1,0 +1,53 @@
+"""Direct preference optimisation: prefer the better of two answers to one prompt.
+
+The preference loss is joined by the likelihood of the better answer (`sft_weight`): alone it pushes both answers
+down, and looks best by its own margin when the model has collapsed. Rows: `prompt`, `chosen`, `rejected`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from retrain.recipe import Recipe
+from retrain.training import (
+    Row,
+    TrainingContext,
+    TrainingResult,
+    fitting_rows,
+    load_base,
+    train_to_end,
+    trainer_arguments,
+)
+
+
+def train_dpo(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:
+    """Train with TRL's DPOTrainer; None when it was told to stop.
+
+    Raises:
+        TrainingFailed: no row fits, or the loss is not finite.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    base = load_base(recipe, context)
+    fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("chosen", "rejected"))
+    arguments = DPOConfig(**loss_arguments(recipe), **trainer_arguments(recipe, context, len(fitting)))
+    trainer = DPOTrainer(
+        model=base.model,
+        ref_model=base.reference,
+        args=arguments,
+        train_dataset=Dataset.from_list([dict(row) for row in fitting]),
+        processing_class=base.tokenizer,
+        peft_config=base.lora,
+    )
+    return train_to_end(trainer, context, rows_given=len(rows))
+
+
+def loss_arguments(recipe: Recipe) -> dict[str, Any]:
+    """TRL's loss terms and their weights for a recipe."""
+    weighted = {recipe.loss: 1.0} | ({"sft": recipe.sft_weight} if recipe.sft_weight else {})
+    return {
+        "beta": recipe.beta,
+        "loss_type": list(weighted),
+        "loss_weights": list(weighted.values()),
+        "label_smoothing": recipe.label_smoothing,
+    }

@@ -1,0 +1,45 @@
+"""Settings of training: where it runs and how much of the machine it may take.
+
+What training does to the weights is the recipe's, and when it starts is the model's policy: neither is here.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from feedback.settings import HoneSettings
+
+
+class RetrainSettings(HoneSettings):
+    """How the worker trains and evaluates."""
+
+    table: ClassVar[str] = "retrain"
+
+    training_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where runs train; `auto` takes an accelerator when there is one."""
+    training_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of a training process. More than the idle cores makes training slower, not faster."""
+    training_attempts_max: int = Field(3, ge=1, le=100)
+    """Starts of one run's training process; killed more often than this, the run has failed."""
+    training_events_interval_seconds: float = Field(1.0, ge=0)
+    """Shortest time between two progress rows of a run."""
+    checkpoint_interval_seconds: float = Field(60.0, gt=0)
+    """A killed run repeats at most about this much work."""
+    checkpoints_kept: int = Field(2, ge=2, le=100)
+    """Checkpoints of a run that stay on disk while it trains."""
+
+    worker_tick_seconds: float = Field(2.0, gt=0)
+    """How often the worker looks at runs and rollouts."""
+    trigger_check_seconds: float = Field(30.0, gt=0)
+    """How often the worker asks whether there is enough fresh feedback."""
+    adapter_ready_timeout_seconds: float = Field(300.0, gt=0)
+    """How long a published candidate may take to be ready on an engine before its run fails."""
+
+    evaluation_concurrency: int = Field(8, ge=1, le=1024)
+    """Requests that an evaluation keeps in flight at the engine."""
+    evaluation_timeout_seconds: float = Field(120.0, gt=0)
+    """Longest wait for one answer during an evaluation."""
+    evaluation_prompts_max: int = Field(300, ge=1)
+    """Held-out prompts, and retained prompts, that one evaluation asks at most."""
+    evaluation_answer_tokens_max: int = Field(256, ge=1)
+    """Longest answer that an evaluation lets the engine generate."""

@@ -1,0 +1,373 @@
+"""What SFT, DPO and KTO share: the base model with its LoRA, checkpoints, progress, the finished adapter.
+
+A training that is killed continues from its last complete checkpoint and ends with the weights it would have had;
+one that is told to stop writes a checkpoint first. A checkpoint counts once its marker is on disk, an adapter once
+its directory has its final name. Rows that do not fit `max_length` whole are left out and counted: a cut answer
+teaches the model not to finish. A loss that is not finite ends the training; nothing is saved from it.
+
+Nothing here reads the record, and nothing is downloaded when the base model is a directory.
+"""
+
+import hashlib
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from feedback.errors import HoneError
+from retrain.recipe import Recipe
+
+COMPLETE_MARKER = "complete"
+RESULT_FILE = "result.json"
+
+Row = Mapping[str, Any]
+"""One training row in TRL's columns; `prompt` is a list of messages, or text for `/v1/completions`."""
+
+
+class TrainingFailed(HoneError):
+    """Training cannot go on with this recipe and these rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands after a step."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    elapsed_seconds: float
+    remaining_seconds: float
+    memory_bytes: int
+
+
+def _no_report(progress: Progress) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingContext:
+    """Where a training works and whom it tells."""
+
+    directory: Path
+    """Checkpoints and the finished adapter; the same directory again continues what was begun in it."""
+    report: Callable[[Progress], None] = _no_report
+    should_stop: Callable[[], bool] = lambda: False
+    device: str = "cpu"
+    threads: int = 1
+    report_interval_seconds: float = 1.0
+    checkpoint_interval_seconds: float = 60.0
+    checkpoints_kept: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training made, and what it took."""
+
+    adapter: Path
+    rows: int
+    rows_left_out: int
+    steps: int
+    loss: float
+    seconds: float
+    memory_bytes: int
+    device: str
+    resumed_from_step: int = 0
+    notes: dict[str, float] = field(default_factory=dict)
+    """Numbers the method derived from the rows, such as KTO's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model ready to be trained: weights, tokenizer, and a new LoRA or one to continue."""
+
+    model: Any
+    tokenizer: Any
+    lora: Any | None
+    reference: Any | None
+
+
+def template_hash(tokenizer: Any) -> str:
+    """SHA-256 of the chat template, or of the empty text for a model without one."""
+    template = tokenizer.chat_template or ""
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pick_device(wanted: str) -> str:
+    """`cuda` where there is an accelerator and it is not refused, else `cpu`."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise HoneError(
+            "training_device is 'cuda', but this machine has no accelerator that torch can use. Set 'auto'."
+        )
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load_base(recipe: Recipe, context: TrainingContext) -> Base:
+    """Load the base model, in full precision on a CPU and in bfloat16 on an accelerator.
+
+    Raises:
+        TrainingFailed: the tokenizer's chat template is not the one that the recipe was made for.
+    """
+    import torch
+    from peft import LoraConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    _quiet()
+    torch.set_num_threads(context.threads)
+    set_seed(recipe.seed)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.base_model)
+    found = template_hash(tokenizer)
+    if recipe.template_hash not in (None, found):
+        raise TrainingFailed(
+            f"The chat template of '{recipe.base_model}' has hash {found[:12]}, the recipe was made for "
+            f"{str(recipe.template_hash)[:12]}. Plan the run again: the model was replaced in between."
+        )
+
+    def weights() -> Any:
+        dtype = torch.float32 if context.device == "cpu" else torch.bfloat16
+        return AutoModelForCausalLM.from_pretrained(recipe.base_model, dtype=dtype, use_safetensors=True)
+
+    if recipe.start_from is None:
+        targets = recipe.target_modules
+        lora = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        return Base(weights(), tokenizer, lora, None)
+    model = PeftModel.from_pretrained(weights(), recipe.start_from, is_trainable=True)
+    needs_base = recipe.method != "sft" and recipe.reference == "base"
+    return Base(model, tokenizer, None, weights() if needs_base else None)
+
+
+def fitting_rows(rows: Sequence[Row], tokenizer: Any, max_length: int, answers: Sequence[str]) -> list[Row]:
+    """The rows of which every answer column fits `max_length` together with the prompt.
+
+    Raises:
+        TrainingFailed: none does.
+    """
+    fitting = [row for row in rows if all(_length(row, tokenizer, name) <= max_length for name in answers)]
+    if not fitting:
+        raise TrainingFailed(
+            f"None of the {len(rows)} training rows fits max_length = {max_length} tokens. "
+            "Raise training.recipe.max_length in the model's policy."
+        )
+    return fitting
+
+
+def _length(row: Row, tokenizer: Any, answer: str) -> int:
+    if isinstance(row["prompt"], str):
+        return len(tokenizer(row["prompt"] + row[answer])["input_ids"]) + 1
+    return len(tokenizer.apply_chat_template(list(row["prompt"]) + list(row[answer]), return_dict=False))
+
+
+def trainer_arguments(recipe: Recipe, context: TrainingContext, rows: int) -> dict[str, Any]:
+    """Arguments that TRL's three configurations have in common."""
+    accelerated = context.device != "cpu"
+    steps = max(
+        1,
+        math.ceil(rows / recipe.batch_size / recipe.accumulation_steps * recipe.epochs),
+    )
+    return {
+        "output_dir": str(context.directory / "checkpoints"),
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": math.ceil(recipe.warmup_share * steps),
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.accumulation_steps,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.gradient_norm_max,
+        "max_length": recipe.max_length,
+        "gradient_checkpointing": accelerated and recipe.gradient_checkpointing,
+        "bf16": accelerated,
+        "use_cpu": not accelerated,
+        "dataloader_pin_memory": accelerated,
+        "save_strategy": "no",
+        "save_total_limit": context.checkpoints_kept,
+        "logging_steps": 1 if not accelerated else max(1, steps // 100),
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def train_to_end(
+    trainer: Any,
+    context: TrainingContext,
+    *,
+    rows_given: int,
+    notes: dict[str, float] | None = None,
+) -> TrainingResult | None:
+    """Run a TRL trainer from the last complete checkpoint to the end and save the adapter.
+
+    Returns None when it was told to stop: the checkpoint to continue from is on disk.
+
+    Raises:
+        TrainingFailed: the loss is not finite.
+    """
+    from transformers import PrinterCallback
+
+    watcher = _watcher(context)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watcher)
+    checkpoint = last_checkpoint(context.directory / "checkpoints")
+    started = time.monotonic()
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if watcher.stopped:
+        return None
+    rows = len(trainer.train_dataset)
+    return save_result(
+        trainer.model,
+        TrainingResult(
+            adapter=context.directory / "adapter",
+            rows=rows,
+            rows_left_out=rows_given - rows,
+            steps=trainer.state.global_step,
+            loss=watcher.mean_loss(output.training_loss),
+            seconds=time.monotonic() - started,
+            memory_bytes=_memory_bytes(),
+            device=context.device,
+            resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+            notes=notes or {},
+        ),
+    )
+
+
+def save_result(model: Any, result: TrainingResult) -> TrainingResult:
+    """Write the adapter beside its final place, then give it that place: it is there whole or not at all."""
+    partial = result.adapter.with_suffix(".partial")
+    # Naming the adapter keeps out the frozen copy of its parent that DPO and KTO add beside it.
+    model.save_pretrained(str(partial), selected_adapters=["default"], save_embedding_layers=False)
+    (partial / RESULT_FILE).write_bytes(orjson.dumps(asdict(result), default=str))
+    sync_directory(partial)
+    os.replace(partial, result.adapter)
+    sync_directory(result.adapter.parent, files=False)
+    return result
+
+
+def finished_result(directory: Path) -> TrainingResult | None:
+    """What an earlier start of this training already finished, if it did."""
+    file = directory / "adapter" / RESULT_FILE
+    if not file.exists():
+        return None
+    values = orjson.loads(file.read_bytes())
+    return TrainingResult(**(values | {"adapter": Path(values["adapter"])}))
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written whole."""
+    complete = [path.parent for path in directory.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def sync_directory(directory: Path, *, files: bool = True) -> None:
+    """Force a directory's entries, and its files, to the disk."""
+    paths = [path for path in directory.rglob("*") if path.is_file()] if files else []
+    for path in [*paths, directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _quiet() -> None:
+    """Keep the libraries' bars out of the run's log: progress has its own road."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
+def _memory_bytes() -> int:
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _watcher(context: TrainingContext) -> Any:
+    """A trainer callback that reports, checkpoints by the clock, stops when asked, and refuses a broken loss."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def __init__(self) -> None:
+            self.stopped = False
+            self.began = self.saved = time.monotonic()
+            self.reported = -math.inf
+            self.first_step = 0
+            self.losses: list[float] = []
+
+        def mean_loss(self, otherwise: float) -> float:
+            """Mean over the last tenth of the steps seen: one batch alone is noise."""
+            tail = self.losses[-max(1, len(self.losses) // 10) :]
+            return sum(tail) / len(tail) if tail else otherwise
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.began = self.saved = time.monotonic()
+            self.first_step = state.global_step
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.stopped = context.should_stop() and state.global_step < state.max_steps
+            control.should_training_stop |= self.stopped
+            due = time.monotonic() - self.saved >= context.checkpoint_interval_seconds
+            control.should_save |= self.stopped or due
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sync_directory(checkpoint)
+            (checkpoint / COMPLETE_MARKER).touch()
+            sync_directory(checkpoint, files=False)
+            self.saved = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise TrainingFailed(
+                    f"The loss became {loss} at step {state.global_step} of {state.max_steps}. Lower "
+                    f"training.recipe.learning_rate (now {args.learning_rate:g}) in the model's policy."
+                )
+            self.losses.append(loss)
+            now = time.monotonic()
+            if now - self.reported >= context.report_interval_seconds or state.global_step == state.max_steps:
+                self.reported = now
+                context.report(self._progress(state, loss, float(logs.get("learning_rate", 0.0)), now))
+
+        def _progress(self, state: Any, loss: float, learning_rate: float, now: float) -> Progress:
+            done = max(1, state.global_step - self.first_step)
+            elapsed = now - self.began
+            remaining = elapsed / done * (state.max_steps - state.global_step)
+            memory = _memory_bytes()
+            epoch = float(state.epoch or 0.0)
+            return Progress(
+                state.global_step,
+                state.max_steps,
+                epoch,
+                loss,
+                learning_rate,
+                elapsed,
+                remaining,
+                memory,
+            )
+
+    return Watcher()
