@@ -1,0 +1,544 @@
+"""The record."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.create_table(
+        "audit",
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("previous_hash", sa.Text(), nullable=False),
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("sequence", name=op.f("pk_audit")),
+        sa.UniqueConstraint("hash", name=op.f("uq_audit_hash")),
+        comment="Who did what, on which evidence; each row carries the hash of the one before it.",
+    )
+    op.create_table(
+        "completions",
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("experiment_id", sa.Text(), nullable=True),
+        sa.Column("arm", sa.Text(), nullable=True),
+        sa.Column(
+            "propensity", sa.Double(), nullable=True, comment="Probability with which the unit got this arm."
+        ),
+        sa.Column(
+            "unit",
+            sa.Text(),
+            nullable=False,
+            comment="What assignment was sticky to: rater, session or completion.",
+        ),
+        sa.Column("rater", sa.Text(), nullable=True, comment="Pseudonym of the end user."),
+        sa.Column("session", sa.Text(), nullable=True),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("engine", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("consent", sa.Boolean(), nullable=False, comment="May be trained on."),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("finish_reason", sa.Text(), nullable=True),
+        sa.Column(
+            "request",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The body as it arrived, without the raw rater id.",
+        ),
+        sa.Column("output_text", sa.Text(), nullable=False),
+        sa.Column(
+            "message",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The assistant message as the client got it.",
+        ),
+        sa.Column("prompt_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
+        sa.Column("output_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
+        sa.Column("prompt_tokens", sa.Integer(), nullable=True),
+        sa.Column("output_tokens", sa.Integer(), nullable=True),
+        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("time_to_first_token_seconds", sa.Double(), nullable=True),
+        sa.Column("time_per_output_token_seconds", sa.Double(), nullable=True),
+        sa.Column("duration_seconds", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("status IN ('ok', 'error', 'aborted')", name=op.f("ck_completions_status")),
+        sa.PrimaryKeyConstraint("completion_id", name=op.f("pk_completions")),
+        comment="Every answered request, once.",
+    )
+    op.create_index(
+        "ix_completions_experiment_id",
+        "completions",
+        ["experiment_id"],
+        unique=False,
+        postgresql_where=sa.text("experiment_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_completions_project_model_created_at",
+        "completions",
+        ["project", "model", "created_at"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_completions_rater",
+        "completions",
+        ["rater"],
+        unique=False,
+        postgresql_where=sa.text("rater IS NOT NULL"),
+    )
+    op.create_table(
+        "engines",
+        sa.Column("engine", sa.Text(), nullable=False, comment="Base URL of the replica."),
+        sa.Column("base_model", sa.Text(), nullable=False),
+        sa.Column("healthy", sa.Boolean(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=True, comment="The last error, in words."),
+        sa.Column(
+            "limits",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+            comment="max_loras, max_lora_rank, max_model_len",
+        ),
+        sa.Column("checked_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("engine", name=op.f("pk_engines")),
+        comment="Engine replicas as the gateways last saw them.",
+    )
+    op.create_table(
+        "feedback",
+        sa.Column("feedback_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column(
+            "rater", sa.Text(), nullable=False, comment="Who says it: a pseudonym, or the key that called."
+        ),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False, comment="thumbs, or a declared metric."),
+        sa.Column(
+            "value",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="true/false, number, text, messages, or the other completion's id.",
+        ),
+        sa.Column("comment", sa.Text(), nullable=True),
+        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("idempotency_id", sa.Text(), nullable=True),
+        sa.Column("effective", sa.Boolean(), nullable=False, comment="False once changed or retracted."),
+        sa.Column("key_id", sa.Text(), nullable=True, comment="NULL when a feedback token was used."),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("replaced_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("retracted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('rating', 'comment', 'demonstration', 'preference')", name=op.f("ck_feedback_kind")
+        ),
+        sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_feedback")),
+        comment="What people said of completions, history included; one effective row per completion, rater, kind and name.",
+    )
+    op.create_index("ix_feedback_project_created_at", "feedback", ["project", "created_at"], unique=False)
+    op.create_index(
+        "uq_feedback_effective",
+        "feedback",
+        ["completion_id", "rater", "kind", "name"],
+        unique=True,
+        postgresql_where=sa.text("effective"),
+    )
+    op.create_index(
+        "uq_feedback_idempotency",
+        "feedback",
+        ["project", "idempotency_id"],
+        unique=True,
+        postgresql_where=sa.text("idempotency_id IS NOT NULL"),
+    )
+    op.create_table(
+        "projects",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("project", name=op.f("pk_projects")),
+        comment="Tenants. Nothing of one is visible to another.",
+    )
+    op.create_table(
+        "secrets",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
+        comment="Keys that this service made for itself: signing feedback tokens, pseudonyms.",
+    )
+    op.create_table(
+        "keys",
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("prefix", sa.Text(), nullable=False, comment="First characters, to recognise a key by."),
+        sa.Column("key_hash", sa.LargeBinary(), nullable=False, comment="SHA-256 of the whole key."),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=True, comment="NULL: unlimited."),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("role IN ('app', 'operator', 'admin')", name=op.f("ck_keys_role")),
+        sa.ForeignKeyConstraint(["project"], ["projects.project"], name=op.f("fk_keys_project")),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_keys")),
+        sa.UniqueConstraint("key_hash", name=op.f("uq_keys_key_hash")),
+        comment="API keys, hashed. A key belongs to one project and has one role.",
+    )
+    op.create_table(
+        "models",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False, comment="The alias that clients ask for."),
+        sa.Column(
+            "base_model",
+            sa.Text(),
+            nullable=False,
+            comment="Path or hub name of the weights under every adapter.",
+        ),
+        sa.Column(
+            "policy",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="feedback.policy.ModelPolicy",
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["project"], ["projects.project"], name=op.f("fk_models_project")),
+        sa.PrimaryKeyConstraint("project", "model", name=op.f("pk_models")),
+        comment="Stable names, each with its base model and its policy.",
+    )
+    op.create_table(
+        "adapters",
+        sa.Column(
+            "adapter_id",
+            sa.Text(),
+            nullable=False,
+            comment="Name in the engine and of the directory; never reused.",
+        ),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="0 is the base model itself."),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("base_model", sa.Text(), nullable=False),
+        sa.Column(
+            "path",
+            sa.Text(),
+            nullable=True,
+            comment="Directory or fsspec URL of the files; NULL for version 0.",
+        ),
+        sa.Column("files_hash", sa.Text(), nullable=True, comment="SHA-256 over the published files."),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("replaces", sa.Text(), nullable=True, comment="The champion that a promotion replaced."),
+        sa.Column(
+            "gate",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The gate's report: decision, reasons, checks.",
+        ),
+        sa.Column(
+            "evidence_hash",
+            sa.Text(),
+            nullable=True,
+            comment="SHA-256 of the gate's report, named by every later decision.",
+        ),
+        sa.Column(
+            "fingerprint",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="What the probe saw when the adapter was first loaded.",
+        ),
+        sa.Column("aborted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint(
+            "state IN ('trained', 'candidate', 'approved', 'canary', 'champion', 'retired', 'rejected')",
+            name=op.f("ck_adapters_state"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["project", "model"], ["models.project", "models.model"], name=op.f("fk_adapters_project_model")
+        ),
+        sa.PrimaryKeyConstraint("adapter_id", name=op.f("pk_adapters")),
+        sa.UniqueConstraint("project", "model", "version", name=op.f("uq_adapters_project_model_version")),
+        comment="Adapter versions: immutable weights, and the state each is in.",
+    )
+    op.create_index(
+        "uq_adapters_canary",
+        "adapters",
+        ["project", "model"],
+        unique=True,
+        postgresql_where=sa.text("state = 'canary'"),
+    )
+    op.create_index(
+        "uq_adapters_champion",
+        "adapters",
+        ["project", "model"],
+        unique=True,
+        postgresql_where=sa.text("state = 'champion'"),
+    )
+    op.create_table(
+        "datasets",
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("content_hash", sa.Text(), nullable=False, comment="Equal content, equal hash."),
+        sa.Column(
+            "selection",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The query and thresholds that chose the rows.",
+        ),
+        sa.Column(
+            "counts",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Rows per split, balance, and exclusions with reasons.",
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_datasets_method")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"], ["models.project", "models.model"], name=op.f("fk_datasets_project_model")
+        ),
+        sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_datasets")),
+        comment="Frozen training and held-out rows of one run.",
+    )
+    op.create_table(
+        "experiments",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column(
+            "salt",
+            sa.Text(),
+            nullable=False,
+            comment="Mixed into every assignment, so that experiments are independent.",
+        ),
+        sa.Column(
+            "step",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Index into the rollout's steps.",
+        ),
+        sa.Column(
+            "policy_version",
+            sa.Text(),
+            nullable=False,
+            comment="Hash of the policy under which units are assigned.",
+        ),
+        sa.Column(
+            "verdict",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The newest monitoring.verdict.Verdict.",
+        ),
+        sa.Column(
+            "outcome",
+            sa.Text(),
+            nullable=True,
+            comment="promoted, aborted or superseded; NULL while running.",
+        ),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "step_started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("status IN ('running', 'ended')", name=op.f("ck_experiments_status")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_experiments_project_model"),
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", name=op.f("pk_experiments")),
+        comment="A/B splits of a model's traffic.",
+    )
+    op.create_index(
+        "uq_experiments_running",
+        "experiments",
+        ["project", "model"],
+        unique=True,
+        postgresql_where=sa.text("status = 'running'"),
+    )
+    op.create_table(
+        "arms",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column("arm", sa.Text(), nullable=False, comment="champion or candidate"),
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column(
+            "weight", sa.Double(), nullable=False, comment="Share of units, 0 to 1; the arms sum to 1."
+        ),
+        sa.CheckConstraint("weight >= 0 AND weight <= 1", name=op.f("ck_arms_weight")),
+        sa.ForeignKeyConstraint(["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_arms_adapter_id")),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.experiment_id"], name=op.f("fk_arms_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", "arm", name=op.f("pk_arms")),
+        comment="The versions that an experiment compares.",
+    )
+    op.create_table(
+        "dataset_rows",
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("row_number", sa.Integer(), nullable=False),
+        sa.Column("split", sa.Text(), nullable=False),
+        sa.Column("row_hash", sa.Text(), nullable=False),
+        sa.Column(
+            "columns",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="TRL's columns for the method.",
+        ),
+        sa.Column("rater", sa.Text(), nullable=True),
+        sa.Column("completion_ids", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("feedback_ids", sa.ARRAY(sa.Text()), nullable=False),
+        sa.CheckConstraint("split IN ('train', 'held_out')", name=op.f("ck_dataset_rows_split")),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"],
+            ["datasets.dataset_id"],
+            name=op.f("fk_dataset_rows_dataset_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("dataset_id", "row_number", name=op.f("pk_dataset_rows")),
+        comment="The rows of a dataset, each with the completions and feedback it came from.",
+    )
+    op.create_index(
+        "ix_dataset_rows_completion_ids",
+        "dataset_rows",
+        ["completion_ids"],
+        unique=False,
+        postgresql_using="gin",
+    )
+    op.create_table(
+        "engine_adapters",
+        sa.Column("engine", sa.Text(), nullable=False),
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("checked_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("state IN ('loaded', 'ready', 'failed')", name=op.f("ck_engine_adapters_state")),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_engine_adapters_adapter_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["engine"], ["engines.engine"], name=op.f("fk_engine_adapters_engine"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("engine", "adapter_id", name=op.f("pk_engine_adapters")),
+        comment="Which replica holds which version, and whether it passed the probe.",
+    )
+    op.create_table(
+        "runs",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("phase", sa.Text(), nullable=False),
+        sa.Column("recipe", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("recipe_hash", sa.Text(), nullable=False),
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column(
+            "adapter_id",
+            sa.Text(),
+            nullable=True,
+            comment="Reserved at the start, published when training ends.",
+        ),
+        sa.Column(
+            "progress",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+            comment="step, steps, loss, seconds, memory",
+        ),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error", sa.Text(), nullable=True, comment="What went wrong and what to do."),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("cancel_requested", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_runs_method")),
+        sa.CheckConstraint(
+            "phase IN ('training', 'publishing', 'evaluating', 'done')", name=op.f("ck_runs_phase")
+        ),
+        sa.CheckConstraint(
+            "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_runs_status")
+        ),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.dataset_id"], name=op.f("fk_runs_dataset_id")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"], ["models.project", "models.model"], name=op.f("fk_runs_project_model")
+        ),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
+        comment="Training runs: a frozen recipe on a frozen dataset.",
+    )
+    op.create_table(
+        "run_events",
+        sa.Column("event_id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("data", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("level IN ('info', 'warn', 'error')", name=op.f("ck_run_events_level")),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_run_events_run_id")),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_run_events")),
+        comment="What a run did, in order.",
+    )
+    op.create_index(op.f("ix_run_events_run_id"), "run_events", ["run_id"], unique=False)
+
+
+def downgrade() -> None:
+    """Take back."""
+    op.drop_index(op.f("ix_run_events_run_id"), table_name="run_events")
+    op.drop_table("run_events")
+    op.drop_table("runs")
+    op.drop_table("engine_adapters")
+    op.drop_index("ix_dataset_rows_completion_ids", table_name="dataset_rows", postgresql_using="gin")
+    op.drop_table("dataset_rows")
+    op.drop_table("arms")
+    op.drop_index(
+        "uq_experiments_running", table_name="experiments", postgresql_where=sa.text("status = 'running'")
+    )
+    op.drop_table("experiments")
+    op.drop_table("datasets")
+    op.drop_index(
+        "uq_adapters_champion", table_name="adapters", postgresql_where=sa.text("state = 'champion'")
+    )
+    op.drop_index("uq_adapters_canary", table_name="adapters", postgresql_where=sa.text("state = 'canary'"))
+    op.drop_table("adapters")
+    op.drop_table("models")
+    op.drop_table("keys")
+    op.drop_table("secrets")
+    op.drop_table("projects")
+    op.drop_index(
+        "uq_feedback_idempotency",
+        table_name="feedback",
+        postgresql_where=sa.text("idempotency_id IS NOT NULL"),
+    )
+    op.drop_index("uq_feedback_effective", table_name="feedback", postgresql_where=sa.text("effective"))
+    op.drop_index("ix_feedback_project_created_at", table_name="feedback")
+    op.drop_table("feedback")
+    op.drop_table("engines")
+    op.drop_index(
+        "ix_completions_rater", table_name="completions", postgresql_where=sa.text("rater IS NOT NULL")
+    )
+    op.drop_index("ix_completions_project_model_created_at", table_name="completions")
+    op.drop_index(
+        "ix_completions_experiment_id",
+        table_name="completions",
+        postgresql_where=sa.text("experiment_id IS NOT NULL"),
+    )
+    op.drop_table("completions")
+    op.drop_table("audit")

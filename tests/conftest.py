@@ -1,0 +1,59 @@
+"""Fixtures that every test may use: a real PostgreSQL, and a fresh database of the newest schema for each test."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from deploy.postgres import EmbeddedPostgres
+from feedback.database import Database, migrate, parse_url
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """The session's PostgreSQL server, with the newest schema in its template database."""
+    directory = tmp_path_factory.mktemp("postgres")
+    with EmbeddedPostgres(directory, settings={"fsync": "off", "synchronous_commit": "off"}) as server:
+        migrate(server.url)
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The address of a fresh database; dropped after the test."""
+    template = parse_url(postgres.url).database
+    name = f"test_{uuid4().hex}"
+    asyncio.run(_execute(postgres.url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    yield parse_url(postgres.url).set(database=name).render_as_string(hide_password=False)
+    asyncio.run(_execute(postgres.url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A fresh record."""
+    async with Database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """An empty state directory."""
+    directory = tmp_path / "state"
+    directory.mkdir()
+    return directory
+
+
+async def _execute(url: str, statement: str) -> None:
+    # Connected to "postgres": a template with an open connection cannot be copied.
+    address = parse_url(url).set(drivername="postgresql", database="postgres")
+    connection = await asyncpg.connect(address.render_as_string(hide_password=False))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
