@@ -24,9 +24,7 @@ def main(arguments: list[str]) -> int:
         os.setuid(uid)
     if sys.platform == "linux":
         # After setuid: the kernel forgets the request when credentials change.
-        ctypes.CDLL(None, use_errno=True).prctl(
-            PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0
-        )
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):
         return 0  # the parent died before the request above; nobody would ever stop this child
     try:

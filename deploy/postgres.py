@@ -80,9 +80,7 @@ class EmbeddedPostgres:
     def url(self) -> str:
         """The address with the password, for SQLAlchemy on asyncpg; known once `prepare` has run."""
         password = (self.directory / "password").read_text()
-        return (
-            f"postgresql+asyncpg://{ROLE}:{password}@127.0.0.1:{self.port}/{DATABASE}"
-        )
+        return f"postgresql+asyncpg://{ROLE}:{password}@127.0.0.1:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
         """Make the data directory on first use, end a leftover server, and settle on a port.
@@ -107,11 +105,7 @@ class EmbeddedPostgres:
             "unix_socket_directories": self._socket_directory(),
             **self.settings,
         }
-        options = [
-            option
-            for name, value in settings.items()
-            for option in ("-c", f"{name}={value}")
-        ]
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         return Command(
             argv=(str(self.home.bin / "postgres"), "-D", str(self.pgdata), *options),
             environment=_environment(),
@@ -127,11 +121,7 @@ class EmbeddedPostgres:
             lines = (self.pgdata / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return (
-            len(lines) >= 8
-            and lines[7].strip() == "ready"
-            and psutil.pid_exists(int(lines[0]))
-        )
+        return len(lines) >= 8 and lines[7].strip() == "ready" and psutil.pid_exists(int(lines[0]))
 
     def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
         """Return once connections are accepted; recovery after a crash can take a while.
@@ -143,14 +133,8 @@ class EmbeddedPostgres:
         while not self.is_ready():
             ended = self._process is not None and self._process.poll() is not None
             if ended or time.monotonic() > deadline:
-                what = (
-                    "ended while starting"
-                    if ended
-                    else f"was not ready after {timeout_seconds:g} s"
-                )
-                raise HoneError(
-                    f"PostgreSQL {what}. The end of {self.log_file}:\n{_tail(self.log_file)}"
-                )
+                what = "ended while starting" if ended else f"was not ready after {timeout_seconds:g} s"
+                raise HoneError(f"PostgreSQL {what}. The end of {self.log_file}:\n{_tail(self.log_file)}")
             time.sleep(0.02)
 
     def end_leftovers(self) -> None:
@@ -272,11 +256,7 @@ class EmbeddedPostgres:
 
     def _socket_directory(self) -> str:
         longest = self.pgdata / ".s.PGSQL.65535"
-        return (
-            str(self.pgdata)
-            if len(os.fsencode(longest)) <= _LONGEST_SOCKET_PATH
-            else ""
-        )
+        return str(self.pgdata) if len(os.fsencode(longest)) <= _LONGEST_SOCKET_PATH else ""
 
     def _single_user(self, pgdata: Path, statement: str) -> None:
         options = (
@@ -319,9 +299,7 @@ class EmbeddedPostgres:
 def _environment() -> dict[str, str]:
     """No `PG*` variable of the caller's shell may point our server elsewhere."""
     kept = {
-        name: os.environ[name]
-        for name in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
-        if name in os.environ
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ
     }
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 

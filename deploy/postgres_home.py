@@ -51,9 +51,7 @@ def find_home(directory: Path) -> Home:
     user = _find_user(directory)
     reachable = _reachable_directory(directory, user)
     reachable.mkdir(parents=True, mode=0o711, exist_ok=True)
-    return Home(
-        bin=_reachable_binaries(installed, user), directory=reachable, user=user
-    )
+    return Home(bin=_reachable_binaries(installed, user), directory=reachable, user=user)
 
 
 def _installed_binaries() -> Path:
@@ -110,9 +108,7 @@ def _reachable_binaries(installed: Path, user: User) -> Path:
     """The installed binaries, or a copy of them where `user` can run them (about 40 MB)."""
     if _runs((str(installed / "initdb"), "--version"), user):
         return installed
-    version = subprocess.check_output(
-        (str(installed / "postgres"), "--version"), text=True
-    ).split()[2]
+    version = subprocess.check_output((str(installed / "postgres"), "--version"), text=True).split()[2]
     package = installed.parent.parent
     copy = ELSEWHERE / f"postgresql-{version}"
     binaries = copy / package.name / installed.parent.name / installed.name
@@ -137,9 +133,7 @@ def _open_to_all(tree: Path) -> None:
     for path in (tree, *tree.rglob("*")):
         if not path.is_symlink():
             path.chmod(
-                path.stat().st_mode
-                | (0o055 if path.is_dir() else 0o044)
-                | (path.stat().st_mode & 0o100) // 8
+                path.stat().st_mode | (0o055 if path.is_dir() else 0o044) | (path.stat().st_mode & 0o100) // 8
             )
 
 
@@ -149,9 +143,7 @@ def _reachable_directory(directory: Path, user: User) -> Path:
     if remembered != directory:
         return remembered
     directory.chmod(directory.stat().st_mode | 0o011)
-    if (directory / "pgdata").exists() or _runs(
-        ("/bin/sh", "-c", 'cd "$1"', "sh", str(directory)), user
-    ):
+    if (directory / "pgdata").exists() or _runs(("/bin/sh", "-c", 'cd "$1"', "sh", str(directory)), user):
         return directory
     elsewhere = ELSEWHERE / f"postgres-{secrets.token_hex(8)}"
     write_private(directory / "location", str(elsewhere))

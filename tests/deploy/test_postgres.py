@@ -43,9 +43,7 @@ async def ask(server: EmbeddedPostgres, question: str) -> object:
 
 
 def postmaster(server: EmbeddedPostgres) -> psutil.Process:
-    return psutil.Process(
-        int((server.pgdata / "postmaster.pid").read_text().splitlines()[0])
-    )
+    return psutil.Process(int((server.pgdata / "postmaster.pid").read_text().splitlines()[0]))
 
 
 async def test_what_was_committed_is_there_after_a_restart(directory: Path) -> None:
@@ -80,9 +78,7 @@ async def test_a_wrong_password_is_refused_and_only_loopback_listens(
             database="hone",
         )
     listening = [
-        c.laddr.ip
-        for c in postmaster(server).net_connections(kind="tcp")
-        if c.status == psutil.CONN_LISTEN
+        c.laddr.ip for c in postmaster(server).net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN
     ]
     assert listening == ["127.0.0.1"]
     for secret in ("password", "port"):
@@ -110,9 +106,7 @@ def test_a_stale_pid_file_whose_number_another_program_got_does_not_stop_the_sta
 ) -> None:
     with EmbeddedPostgres(directory, settings=QUICK) as server:
         text = (server.pgdata / "postmaster.pid").read_text()
-    innocent = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
-    )
+    innocent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         (server.pgdata / "postmaster.pid").write_text(
             "\n".join([str(innocent.pid), *text.splitlines()[1:]]) + "\n"
@@ -162,27 +156,21 @@ def test_a_port_that_another_program_took_is_given_up_for_a_free_one(
         server.prepare()
         assert server.port != taken.getsockname()[1]
         with pytest.raises(HoneError, match="taken by another program"):
-            EmbeddedPostgres(
-                directory, port=taken.getsockname()[1], settings=QUICK
-            ).prepare()
+            EmbeddedPostgres(directory, port=taken.getsockname()[1], settings=QUICK).prepare()
 
 
 def test_data_of_another_version_is_left_alone_with_a_sentence(directory: Path) -> None:
     server = EmbeddedPostgres(directory, settings=QUICK)
     server.prepare()
     (server.pgdata / "PG_VERSION").write_text("15\n")
-    with pytest.raises(
-        HoneError, match=r"made by PostgreSQL 15, but this Hone brings 18\. Dump it"
-    ):
+    with pytest.raises(HoneError, match=r"made by PostgreSQL 15, but this Hone brings 18\. Dump it"):
         server.prepare()
 
 
 def test_a_server_that_cannot_start_says_why_with_the_end_of_its_log(
     directory: Path,
 ) -> None:
-    server = EmbeddedPostgres(
-        directory, settings={**QUICK, "shared_buffers": "no-size"}
-    )
+    server = EmbeddedPostgres(directory, settings={**QUICK, "shared_buffers": "no-size"})
     with pytest.raises(HoneError, match="(?s)ended while starting.*shared_buffers"):
         server.start()
 
@@ -196,9 +184,7 @@ def test_it_dies_with_the_process_that_started_it(directory: Path) -> None:
         "print('up', flush=True)\n"
         "time.sleep(60)\n"
     )
-    starter = subprocess.Popen(
-        [sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE
-    )
+    starter = subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE)
     assert starter.stdout is not None
     assert starter.stdout.readline() == b"up\n"
     orphan = postmaster(EmbeddedPostgres(directory))
@@ -206,14 +192,10 @@ def test_it_dies_with_the_process_that_started_it(directory: Path) -> None:
     starter.communicate()
     if sys.platform == "linux":
         orphan.wait(timeout=10)
-        assert not (directory / "pgdata" / "postmaster.pid").exists(), (
-            "it stopped cleanly"
-        )
+        assert not (directory / "pgdata" / "postmaster.pid").exists(), "it stopped cleanly"
 
 
-as_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root has to run PostgreSQL as another user"
-)
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as another user")
 
 
 @as_root
