@@ -102,9 +102,9 @@ class ModelPolicy(Section):
     """Who approves and promotes: a person, or the worker on a passed gate and a `better` verdict."""
     consent_default: bool = False
     """Whether a completion without `store` may be trained on."""
-    training: TrainingPolicy = Field(default_factory=TrainingPolicy)
-    gate: GatePolicy = Field(default_factory=GatePolicy)
-    rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
+    training: TrainingPolicy = TrainingPolicy()
+    gate: GatePolicy = GatePolicy()
+    rollout: RolloutPolicy = RolloutPolicy()
 
     @property
     def version(self) -> str:

@@ -8,8 +8,9 @@ seen before changes nothing and returns the first one.
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
+import orjson
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,6 +44,16 @@ class Submission:
     idempotency_id: str | None
     key_id: str | None
     created_at: datetime
+
+    def to_json(self) -> bytes:
+        """For the spool."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Back from the spool."""
+        fields = orjson.loads(data)
+        return cls(**fields | {"created_at": datetime.fromisoformat(fields["created_at"])})
 
 
 def submission(

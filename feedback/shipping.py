@@ -1,0 +1,94 @@
+"""The operator's verbs: approve, reject, start a canary, promote, abort, roll back.
+
+The command line, `/admin/v1`, the console and the worker all come through here, so each verb means one thing. Every
+one is a single transaction: registry, experiment and audit row change together or not at all.
+"""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, experiments, models
+from feedback.adapters import AUTOMATIC_ACTOR, Adapter
+from feedback.errors import IllegalMove
+from feedback.experiments import CANDIDATE_ARM, Experiment
+
+
+async def approve(
+    connection: AsyncConnection, project: str, reference: str, *, by: str, reason: str = ""
+) -> Adapter:
+    """Say that a candidate may meet traffic."""
+    candidate = await adapters.get(connection, project, reference)
+    if by == AUTOMATIC_ACTOR and candidate.aborted_at is not None:
+        raise IllegalMove(
+            f"{candidate.name} was aborted on {candidate.aborted_at:%Y-%m-%d %H:%M} and stays out "
+            "until a person approves it again."
+        )
+    return await adapters.move(connection, candidate, "approve", by=by, detail={"reason": reason})
+
+
+async def reject(
+    connection: AsyncConnection, project: str, reference: str, *, by: str, reason: str
+) -> Adapter:
+    """Say that a candidate, or an approved version, shall not ship."""
+    candidate = await adapters.get(connection, project, reference)
+    verb = "withdraw" if candidate.state == "approved" else "reject"
+    return await adapters.move(connection, candidate, verb, by=by, detail={"reason": reason})
+
+
+async def start_canary(connection: AsyncConnection, project: str, reference: str, *, by: str) -> Experiment:
+    """Send the first step's share of traffic to an approved version."""
+    candidate = await adapters.get(connection, project, reference)
+    return await experiments.start_canary(connection, candidate, by=by)
+
+
+async def promote(
+    connection: AsyncConnection, project: str, reference: str, *, by: str, reason: str = ""
+) -> Adapter:
+    """Make an approved or canary version the champion.
+
+    Raises:
+        IllegalMove: the automatic actor tries it where the model's policy wants an operator.
+    """
+    candidate = await adapters.get(connection, project, reference)
+    model = await models.get(connection, project, candidate.model)
+    if by == AUTOMATIC_ACTOR and model.policy.approval != "automatic":
+        raise IllegalMove(
+            f"The policy of '{model.model}' says approval = 'operator': a person promotes {candidate.name}, not the worker."
+        )
+    experiment = await experiments.of_model(connection, project, candidate.model)
+    if experiment is not None and experiment.arm(CANDIDATE_ARM).adapter_id != candidate.adapter_id:
+        await abort(
+            connection, project, candidate.model, by=by, reason=f"{candidate.name} is promoted instead"
+        )
+        experiment = None
+    if experiment is None:
+        return await adapters.promote(connection, candidate, by=by, reason=reason)
+    evidence = f"{reason} [{experiment.verdict['sentence']}]".strip() if experiment.verdict else reason
+    champion = await adapters.promote(connection, candidate, by=by, reason=evidence)
+    await experiments.end(connection, experiment, outcome="promoted", reason=evidence)
+    return champion
+
+
+async def abort(connection: AsyncConnection, project: str, model: str, *, by: str, reason: str) -> Adapter:
+    """End the canary: its units go back to the champion, and it needs a person's approval to return.
+
+    Raises:
+        IllegalMove: the model has no canary.
+    """
+    experiment = await experiments.of_model(connection, project, model)
+    if experiment is None:
+        raise IllegalMove(
+            f"Model '{model}' has no canary to abort. `hone experiment list` shows what is running."
+        )
+    canary = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
+    moved = await adapters.move(connection, canary, "abort", by=by, detail={"reason": reason})
+    await experiments.end(connection, experiment, outcome="aborted", reason=reason)
+    return moved
+
+
+async def roll_back(
+    connection: AsyncConnection, project: str, model: str, *, to: str | None = None, by: str, reason: str = ""
+) -> Adapter:
+    """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too."""
+    if await experiments.of_model(connection, project, model) is not None:
+        await abort(connection, project, model, by=by, reason="the champion is rolled back")
+    return await adapters.roll_back(connection, project, model, to=to, by=by, reason=reason)
