@@ -1,0 +1,57 @@
+# Everything a person does here, in one word each. `make` alone lists them.
+
+PYTHON ?= python3
+ENGINE ?= auto
+ARGS ?=
+
+INSTALL = @$(PYTHON) requirements/install.py --engine $(ENGINE)
+SOURCES = feedback monitoring serving retrain deploy
+RUN = .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help up demo test loop check bench docs lock clean
+
+help: ## List these targets.
+	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12] [ENGINE=auto|cpu|cuda]"
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-7s %s\n", $$1, $$2}'
+
+up: ## Install what changed, then run the whole service here: database, engine, gateway, worker.
+	$(INSTALL) hone engine
+	@exec .venv/bin/hone up $(ARGS)
+
+demo: ## Watch the loop close against the running service: people rate, a new adapter ships, and is rolled back.
+	$(INSTALL) hone engine
+	@exec .venv/bin/hone demo $(ARGS)
+
+test: ## Install what tests need and run them all: real PostgreSQL, real vLLM, real training.
+	$(INSTALL) dev engine
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest $(ARGS)
+
+loop: ## Run only the acceptance test: ask, rate, train, prove, ship, roll back.
+	$(INSTALL) dev engine
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest tests/loop $(ARGS)
+
+check: ## Check lint, format, types, import direction, generated pages and help pages.
+	$(INSTALL) dev
+	@echo "check: lint";             $(RUN) ruff check --quiet .
+	@echo "check: format";           $(RUN) ruff format --quiet --check .
+	@echo "check: types";            $(RUN) mypy --no-error-summary
+	@echo "check: import direction"; .venv/bin/lint-imports > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@echo "check: house";            $(RUN) pytest tests/house -q
+	@echo "check: all good"
+
+bench: ## Measure the gateway against a mock engine, nginx and vllm-router, one core each.
+	$(INSTALL) dev
+	@$(RUN) tests.bench $(ARGS)
+
+docs: ## Write the generated reference pages again.
+	$(INSTALL) dev
+	@$(RUN) docs.generate
+
+lock: ## Write the lock files from pyproject.toml (ARGS=--upgrade takes newer versions).
+	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv; }
+	@$(PYTHON) requirements/lock.py --uv .venv-lock/bin/uv $(ARGS)
+
+clean: ## Remove caches and the environments. Keeps .hone, where the record and the adapters are.
+	@rm -rf .venv .venv-engine .venv-lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -not -path './.hone/*' -prune -exec rm -rf {} +
