@@ -229,18 +229,16 @@ def show(wanted: list[Environment], threads: list[threading.Thread], started: fl
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.2)
         now = time.monotonic()
-        text = f"  {now - started:4.0f} s  " + "   ".join(environment.line() for environment in wanted)
+        progress = f"  {now - started:4.0f} s  " + "   ".join(environment.line() for environment in wanted)
         if live:
             width = shutil.get_terminal_size().columns - 1
-            print("\r" + text[:width].ljust(width), end="", flush=True)
+            print("\r" + progress[:width].ljust(width), end="", flush=True)
         elif now - shown >= SHOWN_EVERY_SECONDS:
             shown = now
-            print(text, flush=True)
-    if not any(environment.error for environment in wanted):
-        text = f"  {time.monotonic() - started:4.0f} s  {folders} ready"
-    print(
-        ("\r" if live else "") + text.ljust(shutil.get_terminal_size().columns - 1 if live else 0), flush=True
-    )
+            print(progress, flush=True)
+    outcome = "not finished" if any(environment.error for environment in wanted) else "ready"
+    ending = f"  {time.monotonic() - started:4.0f} s  {folders} {outcome}"
+    print("\r" + ending.ljust(shutil.get_terminal_size().columns - 1) if live else ending, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 `make lock` runs this. It reads `pyproject.toml`, asks PyPI through uv, and writes one file per environment
 beside itself. A lock installs with plain pip: `pip install --require-hashes --no-deps -r requirements/hone.txt`.
 
-It names no package index: where packages come from is the installing machine's business. It is resolved for Linux on x86-64 and Python 3.11, with the hashes of every file
-of each version.
+It names no package index: where packages come from is the installing machine's business. It is resolved for Linux on
+x86-64 and Python 3.11, with the hashes of every file of each version.
 
 PyTorch needs care. PyPI's Linux build wants several gigabytes of CUDA libraries; a machine without a GPU wants the
 CPU build of the same version (`2.13.0+cpu`), which PyPI does not carry. So the pin is `torch==2.13.0` with the hashes
