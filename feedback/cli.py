@@ -1,0 +1,378 @@
+"""Commands on the record: keys, models, versions, datasets, experiments, feedback, audit, and the operator's verbs."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from feedback import (
+    adapters,
+    audit,
+    completions,
+    datasets,
+    engines,
+    experiments,
+    keys,
+    models,
+    shipping,
+    submissions,
+)
+from feedback.errors import HoneError
+from feedback.keys import DEFAULT_PROJECT
+from feedback.policy import read_policy
+from feedback.terminal import actor, console, in_record, show_one, show_rows
+
+Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Why = Annotated[str, typer.Option(help="Reason, kept in the audit trail.")]
+Version = Annotated[str, typer.Argument(help="Version, such as support@7.")]
+
+app = typer.Typer(no_args_is_help=True, help="Work on the record.")
+
+
+def _group(name: str, help: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, help=help)
+    app.add_typer(group, name=name)
+    return group
+
+
+key = _group("key", "Create, list and revoke API keys.")
+model = _group("model", "Create and list models, and change their policies.")
+adapter = _group("adapter", "List and show adapter versions.")
+dataset = _group("dataset", "List and export frozen datasets.")
+experiment = _group("experiment", "List and show traffic splits with their verdicts.")
+feedback = _group("feedback", "Show completions with what people said of them.")
+
+
+@key.command("create")
+def create_key(
+    role: Annotated[
+        str, typer.Option(help="app (ask and rate), operator (decide) or admin (keys and models).")
+    ] = "app",
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
+    requests_per_minute: Annotated[int | None, typer.Option(help="Limit; none if left out.")] = None,
+    lifetime_days: Annotated[
+        float | None, typer.Option(help="Days until the key expires; never if left out.")
+    ] = None,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, once."""
+    made, secret = in_record(
+        lambda connection: keys.create(
+            connection,
+            role=role,
+            name=name,
+            project=project,
+            requests_per_minute=requests_per_minute,
+            lifetime_days=lifetime_days,
+            by=actor(),
+        )
+    )
+    show_one(
+        {"key": secret, "key_id": made.key_id, "role": made.role, "project": made.project}, as_json=as_json
+    )
+
+
+@key.command("list")
+def list_keys(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """List the keys of a project, newest first."""
+    found = in_record(lambda connection: keys.in_project(connection, project))
+    rows = [{name: value for name, value in asdict(one).items() if name != "key_hash"} for one in found]
+    columns = ("key_id", "role", "name", "prefix", "created_at", "expires_at", "revoked_at")
+    show_rows(rows, columns, as_json=as_json, empty="No keys. `hone key create` makes one.")
+
+
+@key.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, from `hone key list`.")],
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Stop a key from working. Cannot be undone; safe to repeat."""
+    in_record(lambda connection: keys.revoke(connection, project, key_id, by=actor()))
+    console.print(f"{key_id} no longer works.")
+
+
+@model.command("create")
+def create_model(
+    name: Annotated[str, typer.Argument(help="Alias that clients will ask for.")],
+    base_model: Annotated[str, typer.Option(help="Base model: the path or hub name that an engine serves.")],
+    policy: Annotated[str, typer.Option(help="Policy as JSON; defaults where left out.")] = "{}",
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Make a model; its base answers at once as version 0."""
+    wanted = read_policy(_json_object(policy))
+    made = in_record(
+        lambda connection: models.create(
+            connection, project=project, model=name, base_model=base_model, policy=wanted, by=actor()
+        )
+    )
+    console.print(f"{made.model}@0 answers with {made.base_model} as soon as an engine serves it.")
+
+
+@model.command("list")
+def list_models(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """List the models of a project."""
+
+    async def work(connection: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": one.model,
+                "champion": (await adapters.champion(connection, project, one.model)).name,
+                "base_model": one.base_model,
+                "approval": one.policy.approval,
+            }
+            for one in await models.in_project(connection, project)
+        ]
+
+    columns = ("model", "champion", "base_model", "approval")
+    show_rows(in_record(work), columns, as_json=as_json, empty="No models. `hone model create` makes one.")
+
+
+@model.command("policy")
+def policy(
+    name: Annotated[str, typer.Argument(help="Model alias.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=JSON, such as rollout.step_seconds_min=60; repeatable."),
+    ] = None,
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Show a model's policy, or change parts of it. Takes effect without a restart."""
+
+    async def work(connection: Any) -> models.Model:
+        for change in set_ or []:
+            await models.change_policy(connection, project, name, _policy_change(change), by=actor())
+        return await models.get(connection, project, name)
+
+    console.print_json(data=in_record(work).policy.model_dump(mode="json"))
+
+
+@adapter.command("list")
+def list_adapters(
+    model_name: Annotated[str, typer.Option("--model", help="Model alias.")] = "support",
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """List the versions of a model, newest first."""
+
+    async def work(connection: Any) -> list[dict[str, Any]]:
+        await models.get(connection, project, model_name)
+        return [
+            {"name": one.name} | asdict(one)
+            for one in await adapters.of_model(connection, project, model_name)
+        ]
+
+    columns = ("name", "state", "adapter_id", "run_id", "created_at")
+    show_rows(in_record(work), columns, as_json=as_json, empty="No versions.")
+
+
+@adapter.command("show")
+def show_adapter(reference: Version, project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """Show a version: its state, the gate's report, where it is loaded, what was decided and by whom."""
+
+    async def work(connection: Any) -> dict[str, Any]:
+        found = await adapters.get(connection, project, reference)
+        return {
+            "name": found.name,
+            **asdict(found),
+            "may_become": sorted(
+                {verb for verb, (before, _) in adapters.MOVES.items() if before == found.state}
+            ),
+            "engines": [asdict(one) for one in await engines.standing(connection, found.adapter_id)],
+            "decisions": [
+                f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.actor} {entry.action} {entry.detail.get('reason', '')}".strip()
+                for entry in await audit.entries(connection, project, subject=found.name)
+            ],
+        }
+
+    show_one(in_record(work), as_json=as_json)
+
+
+@dataset.command("list")
+def list_datasets(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """List frozen datasets, newest first."""
+    found = in_record(lambda connection: datasets.in_project(connection, project))
+    columns = ("dataset_id", "model", "method", "counts", "created_at")
+    show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="No datasets yet.")
+
+
+@dataset.command("export")
+def export_dataset(dataset_id: Annotated[str, typer.Argument(help="Id, from `hone dataset list`.")]) -> None:
+    """Print the rows of a dataset as JSON lines with TRL's columns."""
+
+    async def work(connection: Any) -> list[datasets.Row]:
+        await datasets.get(connection, dataset_id)
+        return await datasets.rows(connection, dataset_id)
+
+    for row in in_record(work):
+        print(orjson.dumps(row.columns | {"split": row.split}).decode())
+
+
+@experiment.command("list")
+def list_experiments(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """List traffic splits, newest first."""
+    found = in_record(lambda connection: experiments.in_project(connection, project))
+    rows = [
+        asdict(one)
+        | {
+            "share": one.arm(experiments.CANDIDATE_ARM).weight,
+            "says": (one.verdict or {}).get("state", "nothing yet"),
+        }
+        for one in found
+    ]
+    columns = ("experiment_id", "model", "status", "share", "says", "outcome", "started_at")
+    show_rows(rows, columns, as_json=as_json, empty="No experiments yet. `hone canary support@1` starts one.")
+
+
+@experiment.command("show")
+def show_experiment(
+    experiment_id: Annotated[str, typer.Argument(help="Id, from `hone experiment list`.")],
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Show a split with its arms and newest verdict."""
+    found = in_record(lambda connection: experiments.get(connection, project, experiment_id))
+    show_one(asdict(found), as_json=as_json)
+
+
+@feedback.command("show")
+def show_feedback(
+    completion_id: Annotated[str, typer.Argument(help="Id of the answer.")],
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Show a completion, everything said of it, and the versions it trained."""
+
+    async def work(connection: Any) -> dict[str, Any]:
+        row = await completions.get(connection, project, completion_id)
+        row["feedback"] = await submissions.of_completion(connection, project, completion_id)
+        row["trained"] = await datasets.adapters_trained_on(connection, completion_id)
+        return row
+
+    show_one(in_record(work), as_json=as_json)
+
+
+@app.command("approve")
+def approve(reference: Version, reason: Why = "", project: Project = DEFAULT_PROJECT) -> None:
+    """Let a candidate meet traffic. Moves no traffic by itself."""
+    done = in_record(
+        lambda connection: shipping.approve(connection, project, reference, by=actor(), reason=reason)
+    )
+    console.print(f"{done.name} is approved. `hone canary {done.name}` gives it its first share of traffic.")
+
+
+@app.command("reject")
+def reject(reference: Version, reason: Why = "", project: Project = DEFAULT_PROJECT) -> None:
+    """Keep a candidate out. Cannot be undone; the version stays on disk."""
+    done = in_record(
+        lambda connection: shipping.reject(connection, project, reference, by=actor(), reason=reason)
+    )
+    console.print(f"{done.name} is rejected.")
+
+
+@app.command("canary")
+def canary(reference: Version, project: Project = DEFAULT_PROJECT) -> None:
+    """Send the first step's share of traffic to an approved version. Undo with `abort`."""
+    started = in_record(lambda connection: shipping.start_canary(connection, project, reference, by=actor()))
+    share = started.arm(experiments.CANDIDATE_ARM).weight
+    console.print(
+        f"{reference} answers {share:.0%} of raters. `hone experiment show {started.experiment_id}` tells how it does."
+    )
+
+
+@app.command("promote")
+def promote(reference: Version, reason: Why = "", project: Project = DEFAULT_PROJECT) -> None:
+    """Make a version the champion, which answers everybody. Undo with `rollback`."""
+    done = in_record(
+        lambda connection: shipping.promote(connection, project, reference, by=actor(), reason=reason)
+    )
+    console.print(
+        f"{done.name} is the champion. `hone rollback --model {done.model}` puts the one before it back."
+    )
+
+
+@app.command("abort")
+def abort(
+    model_name: Annotated[str, typer.Option("--model", help="Model alias.")] = "support",
+    reason: Why = "",
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """End the canary; its traffic goes back to the champion."""
+    why = reason or "an operator ended it"
+    done = in_record(
+        lambda connection: shipping.abort(connection, project, model_name, by=actor(), reason=why)
+    )
+    console.print(f"{done.name} gets no more traffic and needs a new approval to return.")
+
+
+@app.command("rollback")
+def roll_back(
+    model_name: Annotated[str, typer.Option("--model", help="Model alias.")] = "support",
+    to: Annotated[
+        str | None, typer.Option(help="An earlier champion, such as support@3; the last one if left out.")
+    ] = None,
+    reason: Why = "",
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Put an earlier champion back. Takes effect without a restart; undo with `rollback --to`."""
+    done = in_record(
+        lambda connection: shipping.roll_back(
+            connection, project, model_name, to=to, by=actor(), reason=reason
+        )
+    )
+    console.print(f"{done.name} is the champion again.")
+
+
+@app.command("audit")
+def show_audit(
+    subject: Annotated[
+        str | None, typer.Option(help="Only what was decided about this, such as support@7.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute the whole chain of hashes instead.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Entries to show.")] = 30,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Show who decided what, newest first, or verify that nobody changed it."""
+    if verify:
+        broken = in_record(audit.verify)
+        if broken is not None:
+            console.print(
+                f"The audit trail is broken at entry {broken}: it, or an entry before it, was changed or removed."
+            )
+            raise typer.Exit(1)
+        console.print("The audit trail is whole.")
+        return
+    found = in_record(lambda connection: audit.entries(connection, project, subject=subject, limit=limit))
+    columns = ("at", "actor", "action", "subject", "detail")
+    show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="Nothing was decided yet.")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise HoneError(
+            f'\'{text}\' is not JSON: {error}. Expected an object such as {{"approval": "operator"}}.'
+        ) from error
+    if not isinstance(value, dict):
+        raise HoneError(f'\'{text}\' is JSON, but not an object such as {{"approval": "operator"}}.')
+    return value
+
+
+def _policy_change(change: str) -> dict[str, Any]:
+    field, separator, text = change.partition("=")
+    if not separator:
+        raise HoneError(f"--set '{change}' has no '='; expected FIELD=VALUE, such as rollout.alpha=0.01.")
+    try:
+        value: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = text
+    for name in reversed(field.split(".")):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value

@@ -1,0 +1,91 @@
+"""How commands speak: tables for people, JSON for programs, one transaction for each command."""
+
+import asyncio
+import getpass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.settings import FeedbackSettings
+
+Result = TypeVar("Result")
+console = Console(highlight=False)
+
+
+def in_record(work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+    """Run `work` in one transaction on the configured database.
+
+    Raises:
+        HoneError: the database cannot be reached, or has not been set up.
+    """
+    url = FeedbackSettings.load().resolve_database_url()
+
+    async def connected() -> Result:
+        async with Database(url, pool_size=1) as database, database.begin() as connection:
+            return await work(connection)
+
+    try:
+        return asyncio.run(connected())
+    except (OSError, OperationalError) as error:
+        raise HoneError(
+            f"The database does not answer: {error}. Is the service up? `hone doctor` looks."
+        ) from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != "42P01":
+            raise
+        raise HoneError("The database has no tables of Hone yet. `hone up` creates them.") from error
+
+
+def actor() -> str:
+    """Who types, for the audit trail."""
+    return f"cli:{getpass.getuser()}"
+
+
+def show_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str
+) -> None:
+    """Print rows as a table of the given columns, or whole as JSON lines."""
+    if as_json:
+        for row in rows:
+            print(orjson.dumps(row, default=str).decode())
+        return
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+
+
+def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing: its fields below each other, or as JSON."""
+    if as_json:
+        print(orjson.dumps(row, default=str).decode())
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in row.items():
+        table.add_row(name.replace("_", " "), _cell(value))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict | list | tuple):
+        return orjson.dumps(value, default=str).decode()
+    return str(value)
