@@ -6,6 +6,7 @@ so a fast hash is enough: there is nothing to guess.
 
 import hashlib
 import os
+import re
 import secrets as random_secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from feedback.ids import new_id
 from feedback.tables import ROLES, keys, projects, secrets
 
 DEFAULT_PROJECT = "default"
+PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 PREFIX_LENGTH = 11
 
 
@@ -65,6 +67,10 @@ async def create(
     if requests_per_minute is not None and requests_per_minute < 1:
         raise HoneError(
             f"requests_per_minute = {requests_per_minute}; expected a positive number, or none for no limit."
+        )
+    if not PROJECT_NAME.fullmatch(project):
+        raise HoneError(
+            f"Project name '{project}' cannot be used: expected 1-63 characters of a-z, 0-9, '_' and '-'."
         )
     await connection.execute(insert(projects).values(project=project).on_conflict_do_nothing())
     secret = f"hk_{random_secrets.token_urlsafe(24)}"

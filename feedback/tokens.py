@@ -67,4 +67,8 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    # Base64 has spare bits at its end: without this, several texts would stand for one token.
+    if _encode(data) != text:
+        raise ValueError("not the canonical form")
+    return data

@@ -65,7 +65,9 @@ async def test_votes_sent_at_once_leave_one_effective(database: Database) -> Non
 async def test_a_vote_that_was_delayed_does_not_replace_a_newer_one(database: Database) -> None:
     late = a_vote(False)
     async with database.begin() as connection:
-        await submissions.store(connection, replace(a_vote(True), created_at=late.created_at + timedelta(seconds=1)))
+        await submissions.store(
+            connection, replace(a_vote(True), created_at=late.created_at + timedelta(seconds=1))
+        )
         await submissions.store(connection, late)
     assert await effective(database) == [True]
 
@@ -79,7 +81,9 @@ async def test_a_vote_may_come_before_the_completion_it_rates(database: Database
     assert await effective(database, completion.completion_id) == [True]
 
 
-async def test_a_retracted_vote_no_longer_counts_and_only_its_rater_may_retract_it(database: Database) -> None:
+async def test_a_retracted_vote_no_longer_counts_and_only_its_rater_may_retract_it(
+    database: Database,
+) -> None:
     async with database.begin() as connection:
         kept = await submissions.store(connection, a_vote())
         with pytest.raises(NotFound):
@@ -121,6 +125,8 @@ def test_only_a_real_escape_of_nul_is_replaced(backslashes: int) -> None:
         ("demonstration", [{"role": "user", "content": "hi"}], "ending with the assistant"),
     ],
 )
-def test_feedback_that_makes_no_sense_is_refused_with_what_was_expected(kind: str, value: Any, expected: str) -> None:
+def test_feedback_that_makes_no_sense_is_refused_with_what_was_expected(
+    kind: str, value: Any, expected: str
+) -> None:
     with pytest.raises(HoneError, match=expected):
         submissions.submission(project=PROJECT, completion_id="c", rater="r", kind=kind, value=value)
