@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, audit, models
@@ -16,7 +16,7 @@ from feedback.adapters import Adapter
 from feedback.database import notify_registry
 from feedback.errors import HoneError, NotFound
 from feedback.ids import new_hex, new_id
-from feedback.tables import arms, completions, experiments, feedback
+from feedback.tables import arms, experiments
 
 CHAMPION_ARM = "champion"
 CANDIDATE_ARM = "candidate"
@@ -179,55 +179,68 @@ async def running(connection: AsyncConnection) -> list[Experiment]:
 
 @dataclass(frozen=True, slots=True)
 class UnitCounts:
-    """What one unit met and said in one arm."""
+    """What one unit met and said in one arm, while it had one propensity of that arm.
+
+    `requests`, `ups`, `downs` count completions older than the maturation window; `exposed`, `bad`, `errors` count
+    all. A completion is one up or one down, whichever it has more of, and bad when it failed or is down.
+    """
 
     unit: str
     arm: str
+    propensity: float
     requests: int
     ups: int
     downs: int
+    exposed: int
+    bad: int
     errors: int
-    propensity: float
+    met_at: datetime
+    bad_at: datetime | None
+    error_at: datetime | None
+
+
+_UNIT_COUNTS = text("""
+WITH votes AS (
+    SELECT completion_id,
+           count(*) FILTER (WHERE value = 'true') - count(*) FILTER (WHERE value = 'false') AS net
+    FROM feedback
+    WHERE project = :project AND effective AND kind = 'rating' AND name = 'thumbs'
+    GROUP BY completion_id
+), met AS (
+    SELECT unit, arm, propensity, created_at,
+           created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
+           status = 'error' AS failed,
+           coalesce(net, 0) AS net
+    FROM completions LEFT JOIN votes USING (completion_id)
+    WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+)
+SELECT unit, arm, propensity,
+       count(*) FILTER (WHERE ripe) AS requests,
+       count(*) FILTER (WHERE ripe AND net > 0) AS ups,
+       count(*) FILTER (WHERE ripe AND net < 0) AS downs,
+       count(*) AS exposed,
+       count(*) FILTER (WHERE failed OR net < 0) AS bad,
+       count(*) FILTER (WHERE failed) AS errors,
+       min(created_at) AS met_at,
+       min(created_at) FILTER (WHERE failed OR net < 0) AS bad_at,
+       min(created_at) FILTER (WHERE failed) AS error_at
+FROM met GROUP BY unit, arm, propensity
+""")
 
 
 async def unit_counts(
     connection: AsyncConnection, experiment: Experiment, *, maturation_seconds: float
 ) -> list[UnitCounts]:
-    """Requests, effective thumbs and errors per unit and arm, of completions older than the maturation window.
-
-    Every exposed unit is here, rated or not. `propensity` is the mean logged probability of the unit's arm.
-    """
-    thumb = (
-        select(
-            feedback.c.completion_id,
-            func.count().filter(feedback.c.value.astext == "true").label("ups"),
-            func.count().filter(feedback.c.value.astext == "false").label("downs"),
-        )
-        .where(feedback.c.effective, feedback.c.kind == "rating", feedback.c.project == experiment.project)
-        .group_by(feedback.c.completion_id)
-        .subquery()
+    """Sums per unit, arm and propensity; every exposed unit is here, rated or not."""
+    rows = await connection.execute(
+        _UNIT_COUNTS,
+        {
+            "project": experiment.project,
+            "experiment_id": experiment.experiment_id,
+            "maturation_seconds": maturation_seconds,
+        },
     )
-    query = (
-        select(
-            completions.c.unit,
-            completions.c.arm,
-            func.count().label("requests"),
-            func.coalesce(func.sum(thumb.c.ups), 0).label("ups"),
-            func.coalesce(func.sum(thumb.c.downs), 0).label("downs"),
-            func.count().filter(completions.c.status == "error").label("errors"),
-            func.avg(completions.c.propensity).label("propensity"),
-        )
-        .select_from(completions.outerjoin(thumb, thumb.c.completion_id == completions.c.completion_id))
-        .where(
-            completions.c.experiment_id == experiment.experiment_id,
-            completions.c.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, maturation_seconds),
-        )
-        .group_by(completions.c.unit, completions.c.arm)
-    )
-    return [
-        UnitCounts(r.unit, r.arm, r.requests, int(r.ups), int(r.downs), r.errors, float(r.propensity))
-        for r in await connection.execute(query)
-    ]
+    return [UnitCounts(**row._mapping) for row in rows]
 
 
 async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experiment]:
