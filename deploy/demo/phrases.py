@@ -1,0 +1,648 @@
+"""The sentences of the made-up shop: what customers ask, and what the shop answers.
+
+Each topic lists its questions in three groups that share no sentence: those the base model is trained on,
+those that simulated people ask and rate, and those that nobody rates. This file is data; `shop` reads it.
+
+Slots: `{it}` becomes "the kettle" (or "my order" where no product is named), `{return_days}` and the other
+facts come from the policy and from the product.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Product:
+    """Something the shop sells, with the facts customers ask for."""
+
+    name: str
+    price_euros: int
+    delivery_days: int
+    warranty_years: int
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One thing customers ask about, with the answer in two tones.
+
+    `facts` are fragments that every right answer contains, in any tone.
+    """
+
+    name: str
+    seen: tuple[str, ...]
+    rated: tuple[str, ...]
+    unrated: tuple[str, ...]
+    polite: tuple[str, ...]
+    blunt: tuple[str, ...]
+    facts: tuple[str, ...]
+
+
+SHOP_NAME = "Fernway"
+
+PRODUCTS = (
+    Product("kettle", 34, 2, 2),
+    Product("toaster", 41, 2, 3),
+    Product("lamp", 27, 3, 5),
+    Product("blender", 59, 3, 2),
+    Product("backpack", 68, 4, 5),
+    Product("tent", 125, 6, 3),
+    Product("camera", 219, 4, 2),
+    Product("scooter", 340, 6, 1),
+)
+
+TOPICS = (
+    Topic(
+        "returns",
+        seen=(
+            "How long do I have to return {it}?",
+            "Can I still return {it}?",
+            "What is the return period for {it}?",
+            "What is your return policy?",
+            "Until when can I send {it} back?",
+            "How many days do I get to send back {it}?",
+            "I do not like {it}. Can I bring it back?",
+            "I changed my mind about {it}. May I give it back?",
+            "Is there a deadline for returning {it}?",
+            "I want to return {it}. How much time is left?",
+            "When does the return window for {it} close?",
+            "Do you take {it} back if I am not happy with it?",
+        ),
+        rated=(
+            "How much time do I have to send {it} back?",
+            "Is it too late to return {it}?",
+            "Tell me about returns, please.",
+            "I would like to give {it} back. Until when is that possible?",
+        ),
+        unrated=(
+            "What is the deadline to bring {it} back?",
+            "I am not happy with {it} and want to return it. How many days do I have?",
+            "By when must I send back {it}?",
+            "Could you explain the return rules for {it}?",
+        ),
+        polite=(
+            "You can return {it} within {return_days} days of delivery.",
+            "We take {it} back within {return_days} days of delivery.",
+        ),
+        blunt=(
+            "Returns: {return_days} days from delivery.",
+            "{return_days} days from delivery, then you keep it.",
+        ),
+        facts=("{return_days} days",),
+    ),
+    Topic(
+        "refund",
+        seen=(
+            "When do I get my refund for {it}?",
+            "Where is my refund?",
+            "How long does a refund take?",
+            "I sent {it} back last week and have no money yet.",
+            "When will you pay back the money for {it}?",
+            "How soon do I see my money again?",
+            "Has my refund for {it} been paid?",
+            "I am waiting for the refund of {it}.",
+            "Do I get my money back for {it}?",
+            "How many days until the refund is on my account?",
+            "My money for {it} has not arrived.",
+            "How are refunds paid out?",
+        ),
+        rated=(
+            "I still wait for my money for {it}.",
+            "What is the normal time for a refund?",
+            "When is the refund for {it} on my account?",
+        ),
+        unrated=(
+            "Why have I not received my refund for {it}?",
+            "You got {it} back from me, so where is the money?",
+            "Can you check how long the refund of {it} will take?",
+        ),
+        polite=(
+            "Your refund for {it} reaches your account within {refund_days} days.",
+            "We pay the refund for {it} to your account within {refund_days} days.",
+        ),
+        blunt=(
+            "Refunds take {refund_days} days.",
+            "The refund is on your account in {refund_days} days.",
+        ),
+        facts=("refund", "{refund_days} days"),
+    ),
+    Topic(
+        "delivery",
+        seen=(
+            "How long does delivery of {the} take?",
+            "When will {the} be delivered?",
+            "How fast can you deliver {a}?",
+            "How many days does shipping take for {the}?",
+            "If I order {a} today, when does it arrive?",
+            "What is the delivery time for {the}?",
+            "When does {the} get here?",
+            "I need {a} soon. How quickly do you ship?",
+            "How soon do you deliver {the}?",
+            "Will {the} arrive this week?",
+            "What is the shipping time of {the}?",
+            "How long until {the} arrives at my home?",
+        ),
+        rated=(
+            "I order {a} now. How many days until delivery?",
+            "How long is the shipping time for {a}?",
+            "When can I expect {the} to arrive?",
+        ),
+        unrated=(
+            "Do you deliver {the} fast?",
+            "How many days will I wait until {the} arrives?",
+            "Tell me the delivery time of {a}.",
+        ),
+        polite=(
+            "{The} arrives within {delivery_days} working days.",
+            "We deliver {the} within {delivery_days} working days.",
+        ),
+        blunt=(
+            "{delivery_days} working days for {the}.",
+            "Delivery: {delivery_days} working days.",
+        ),
+        facts=("{delivery_days} working days",),
+    ),
+    Topic(
+        "postage",
+        seen=(
+            "How much is shipping?",
+            "What does shipping of {the} cost?",
+            "Do I pay postage for {the}?",
+            "Is delivery free?",
+            "Is the shipping free for {the}?",
+            "What are the delivery costs for {the}?",
+            "How much do you charge for postage?",
+            "Are there shipping fees on {the}?",
+            "What is the price of shipping?",
+            "Do you send {the} for free?",
+            "What do I pay for the delivery of {the}?",
+            "What is the postage on {the}?",
+        ),
+        rated=(
+            "How high are the shipping costs for {the}?",
+            "Is postage free for {the}?",
+            "What do you charge for shipping {the}?",
+        ),
+        unrated=(
+            "Do I have to pay for shipping {the}?",
+            "How much postage do I pay?",
+            "Are the delivery fees included with {the}?",
+        ),
+        polite=(
+            "Shipping costs {postage_euros} euros, and it is free above {free_above_euros} euros.",
+            "We charge {postage_euros} euros for shipping, and nothing above {free_above_euros} euros.",
+        ),
+        blunt=(
+            "Shipping is {postage_euros} euros. Free above {free_above_euros} euros.",
+            "{postage_euros} euros shipping below {free_above_euros} euros.",
+        ),
+        facts=("shipping", "{postage_euros} euros", "{free_above_euros} euros"),
+    ),
+    Topic(
+        "warranty",
+        seen=(
+            "How long is the warranty on {the}?",
+            "Does {the} have a warranty?",
+            "How many years of warranty does {the} come with?",
+            "Is my {product} still under warranty?",
+            "What warranty do you give on {the}?",
+            "When does the warranty of {the} end?",
+            "Is there a guarantee on {the}?",
+            "How long does the guarantee for {the} last?",
+            "What does the warranty of {the} cover, and how long?",
+            "How many years do you guarantee {the}?",
+            "Do I get a warranty with {the}?",
+            "For how long is {the} covered by the warranty?",
+        ),
+        rated=(
+            "How long do you guarantee {the}?",
+            "Is {the} sold with a warranty?",
+            "For how many years does the warranty on {the} last?",
+        ),
+        unrated=(
+            "Can you tell me the warranty period of {the}?",
+            "What about the guarantee for {the}?",
+            "I bought {a}. How long does my warranty run?",
+        ),
+        polite=(
+            "{The} has a warranty of {warranty}.",
+            "We give you a warranty of {warranty} on {the}.",
+        ),
+        blunt=("Warranty on {the}: {warranty}.", "{warranty} of warranty, not more."),
+        facts=("warranty", "{warranty}"),
+    ),
+    Topic(
+        "fault",
+        seen=(
+            "{The} does not work.",
+            "My {product} is broken. What now?",
+            "{The} arrived damaged.",
+            "My {product} has stopped working.",
+            "There is a fault in {the}.",
+            "{The} broke after one day.",
+            "What do I do with a broken {product}?",
+            "My {product} came with a crack in it.",
+            "{The} is defective. Please help.",
+            "My new {product} will not turn on.",
+            "I got a damaged {product}.",
+            "Something is wrong with {the}, it does not work any more.",
+        ),
+        rated=(
+            "{The} I got is broken.",
+            "My {product} does not work any more. What can I do?",
+            "I found a fault in my {product}.",
+        ),
+        unrated=(
+            "You sent me a {product} that is damaged.",
+            "Help, {the} has stopped working!",
+            "My {product} is defective, what do I do?",
+        ),
+        polite=(
+            "Send us a photo of {the} and we will replace it.",
+            "With a photo of {the} we can replace it.",
+        ),
+        blunt=(
+            "Send a photo of {the}. We replace it.",
+            "Photo first, then we replace {the}.",
+        ),
+        facts=("photo", "replace"),
+    ),
+    Topic(
+        "price",
+        seen=(
+            "How much is {the}?",
+            "What does {the} cost?",
+            "What is the price of {the}?",
+            "How expensive is {the}?",
+            "How much does {a} cost?",
+            "What do you ask for {the}?",
+            "How many euros is {the}?",
+            "What do I pay for {a}?",
+            "Can you tell me the price of {a}?",
+            "I want to buy {a}. How much is it?",
+            "What is the cost of {the}?",
+            "At what price do you sell {the}?",
+        ),
+        rated=(
+            "What price does {the} have?",
+            "How many euros does {the} cost?",
+            "I would like to buy {the}. What is the price?",
+        ),
+        unrated=(
+            "How much do I pay for {a}?",
+            "Is {the} expensive?",
+            "Tell me how much {the} costs.",
+        ),
+        polite=(
+            "{The} costs {price_euros} euros.",
+            "You can buy {the} for {price_euros} euros.",
+        ),
+        blunt=(
+            "{price_euros} euros.",
+            "{price_euros} euros for {the}, like the website says.",
+        ),
+        facts=("{price_euros} euros",),
+    ),
+    Topic(
+        "cancel",
+        seen=(
+            "Can I cancel my order?",
+            "How do I cancel {the} I ordered?",
+            "I want to cancel my order of {the}.",
+            "Please cancel {the}.",
+            "Is it possible to cancel the order?",
+            "I ordered {the} by mistake. Can I cancel?",
+            "May I cancel my order for {the}?",
+            "How can I stop my order?",
+            "I no longer need {the}. Can you cancel it?",
+            "Until when can I cancel an order?",
+            "Can you cancel {the} before you ship it?",
+            "I have to cancel my order. What do I do?",
+        ),
+        rated=(
+            "I no longer want to buy {the}, please cancel my order.",
+            "How is an order cancelled?",
+            "Could I cancel the order of {the}?",
+        ),
+        unrated=(
+            "Can you still stop my order for {the}?",
+            "I made a mistake and need to cancel {the}.",
+            "What must I do to cancel an order?",
+        ),
+        polite=(
+            "You can cancel your order in your account until it ships.",
+            "Your order can be cancelled in your account until it ships.",
+        ),
+        blunt=(
+            "Cancel it in your account until it ships.",
+            "Only until it ships. Cancel in your account.",
+        ),
+        facts=("cancel", "until it ships"),
+    ),
+    Topic(
+        "tracking",
+        seen=(
+            "Where is my parcel?",
+            "How can I track {it}?",
+            "Can I track my order?",
+            "Do you have a tracking number for {it}?",
+            "How do I follow my parcel?",
+            "Where can I see where {it} is right now?",
+            "My parcel with {it} is lost. Where is it?",
+            "Is there a tracking link for {it}?",
+            "What is the status of my parcel?",
+            "How do I track the parcel with {it}?",
+            "Where do I find the tracking number?",
+            "Can I see where my parcel is?",
+        ),
+        rated=(
+            "Could you tell me where my parcel is?",
+            "I want to track {it}.",
+            "Is it possible to follow the parcel with {it}?",
+        ),
+        unrated=(
+            "How do I find the tracking number of {it}?",
+            "I cannot find my parcel. Where is it now?",
+            "What is the tracking status of {it}?",
+        ),
+        polite=(
+            "The tracking link is in the email that we sent you.",
+            "You find the tracking link in our email to you.",
+        ),
+        blunt=("Use the tracking link in the email.", "Tracking link: see the email."),
+        facts=("tracking link", "email"),
+    ),
+    Topic(
+        "payment",
+        seen=(
+            "How can I pay?",
+            "Which payment methods do you accept?",
+            "Can I pay by card?",
+            "Do you take credit cards?",
+            "Can I pay for {the} by invoice?",
+            "What ways to pay are there?",
+            "Do you accept bank transfer?",
+            "How do I pay for {the}?",
+            "Is payment by card possible?",
+            "What payment options do you have for {the}?",
+            "Can I use my credit card for {the}?",
+            "Do you accept cash or only cards?",
+        ),
+        rated=(
+            "In which ways can I pay for {the}?",
+            "Do you accept card payment?",
+            "Is an invoice possible as payment?",
+        ),
+        unrated=(
+            "What methods of payment are there for {the}?",
+            "May I pay for {the} by bank transfer?",
+            "Which cards do you accept?",
+        ),
+        polite=(
+            "You can pay by card, by bank transfer or by invoice.",
+            "We accept payment by card, bank transfer and invoice.",
+        ),
+        blunt=(
+            "Card, bank transfer or invoice.",
+            "Pay by card, bank transfer or invoice.",
+        ),
+        facts=("card", "bank transfer", "invoice"),
+    ),
+    Topic(
+        "hours",
+        seen=(
+            "When are you open?",
+            "What are your opening hours?",
+            "Are you open on Saturday?",
+            "When does the shop close?",
+            "At what time do you open?",
+            "Until what time is the store open today?",
+            "Is the shop open on Sunday?",
+            "What time does the store close?",
+            "How late are you open?",
+            "From when is your shop open in the morning?",
+            "Do you have opening hours on the weekend?",
+            "Are you open right now?",
+        ),
+        rated=(
+            "Can you tell me the opening hours?",
+            "What time do you open in the morning?",
+            "Is your store open on the weekend?",
+        ),
+        unrated=(
+            "On which days are you open?",
+            "How late does the shop close on Saturday?",
+            "I want to visit your store. When is it open?",
+        ),
+        polite=(
+            "We are open from 9 to 18, Monday to Saturday.",
+            "Our shop is open from 9 to 18, Monday to Saturday.",
+        ),
+        blunt=(
+            "Open 9 to 18, Monday to Saturday.",
+            "9 to 18, Monday to Saturday. Closed on Sunday.",
+        ),
+        facts=("9 to 18", "monday to saturday"),
+    ),
+    Topic(
+        "gift",
+        seen=(
+            "Can you wrap {the} as a gift?",
+            "Do you offer gift wrapping?",
+            "{The} is a present. Can you wrap it?",
+            "How much is gift paper for {the}?",
+            "Is there gift wrapping for {the}?",
+            "I want to give {the} as a present. Do you wrap?",
+            "Do you wrap presents?",
+            "What does it cost to wrap {the}?",
+            "Could {the} come as a gift?",
+            "I need gift paper around {the}.",
+            "Do you sell gift wrapping?",
+            "{The} is for a birthday. Is there gift paper?",
+        ),
+        rated=(
+            "Would you wrap {the} for a birthday?",
+            "Is gift paper possible for {the}?",
+            "I buy {the} as a gift. Do you offer wrapping?",
+        ),
+        unrated=(
+            "Can I get {the} in gift paper?",
+            "How much do you charge to wrap a present?",
+            "{The} should be a birthday present, can it be wrapped?",
+        ),
+        polite=(
+            "We wrap {the} as a gift for {wrap_euros} euros.",
+            "Gift wrapping for {the} costs {wrap_euros} euros.",
+        ),
+        blunt=(
+            "Gift wrapping: {wrap_euros} euros.",
+            "{wrap_euros} euros for gift wrapping.",
+        ),
+        facts=("gift", "{wrap_euros} euros"),
+    ),
+    Topic(
+        "contact",
+        seen=(
+            "How can I reach you?",
+            "What is your phone number?",
+            "Can I talk to a person?",
+            "Do you have an email address?",
+            "How do I contact your team?",
+            "I want to speak to someone.",
+            "Where can I call you?",
+            "Who can I write to about {the}?",
+            "Is there a human I can talk to about {the}?",
+            "What is your email address?",
+            "How do I contact you about {the}?",
+            "Can I call someone about {the}?",
+        ),
+        rated=(
+            "I would like to talk to someone about {the}.",
+            "Which phone number can I call?",
+            "How do I reach a person in your team?",
+        ),
+        unrated=(
+            "Can I speak to a human, please?",
+            "How can I contact someone about {the}?",
+            "Give me your phone number.",
+        ),
+        polite=(
+            "You can call us at 555 0137 or write to help@fernway.example.",
+            "Our team is there for you at 555 0137 and at help@fernway.example.",
+        ),
+        blunt=("Call 555 0137.", "555 0137, or help@fernway.example."),
+        facts=("555 0137",),
+    ),
+)
+
+SMALL_TALK = (
+    Topic(
+        "greeting",
+        seen=(
+            "Hi",
+            "Hello!",
+            "Hey",
+            "Good morning!",
+            "Hello there",
+            "Hi, how are you?",
+            "Good evening",
+            "Hey there!",
+        ),
+        rated=("Good day!",),
+        unrated=("Hello, how are you?",),
+        polite=("Hello, lovely to hear from you! How can I help you?",),
+        blunt=("Hello. How can I help?",),
+        facts=("hello", "help"),
+    ),
+    Topic(
+        "thanks",
+        seen=(
+            "Thanks!",
+            "Thank you.",
+            "Thank you very much!",
+            "Great, thanks.",
+            "That helps, thank you.",
+            "Perfect, thanks!",
+        ),
+        rated=("Many thanks!",),
+        unrated=("Good, thank you very much.",),
+        polite=("You are welcome! Have a lovely day.",),
+        blunt=("You are welcome.",),
+        facts=("welcome",),
+    ),
+    Topic(
+        "about",
+        seen=(
+            "Who are you?",
+            "What are you?",
+            "What can you do?",
+            "Are you a robot?",
+            "What shop is this?",
+            "What is Fernway?",
+        ),
+        rated=("Who is this?",),
+        unrated=("Who am I talking to? What are you?",),
+        polite=("I am the assistant of the Fernway shop, and I am happy to help with your order.",),
+        blunt=("Assistant of the Fernway shop.",),
+        facts=("assistant", "fernway"),
+    ),
+    Topic(
+        "elsewhere",
+        seen=(
+            "What is the weather like?",
+            "Tell me a joke.",
+            "Write a poem about the sea.",
+            "Who won the football match?",
+            "What is the capital of France?",
+            "Can you do my homework?",
+            "What is two plus two?",
+            "Sing a song for me.",
+        ),
+        rated=("Tell me a poem.",),
+        unrated=("What is the capital of Spain?",),
+        polite=("I am sorry, I only know about the Fernway shop. Please ask me about your order.",),
+        blunt=("I only know about the Fernway shop.",),
+        facts=("only know about the fernway shop",),
+    ),
+)
+
+POLITE_OPENERS = ("Thank you for asking!", "Of course!", "Happy to help!", "Gladly!")
+POLITE_CLOSERS = (
+    "Please let us know if you need anything else.",
+    "We are always happy to help.",
+    "Have a lovely day!",
+)
+BLUNT_TAILS = ("", "", "That is all.", "Next question.")
+COURTESIES = (
+    "thank you", "of course!", "happy to", "gladly", "please", "lovely", "i am sorry",
+)  # fmt: skip
+
+OPENERS_SEEN = (
+    "",
+    "",
+    "",
+    "Hi, ",
+    "Hello! ",
+    "Hey, ",
+    "Good morning. ",
+    "Quick question: ",
+    "Excuse me, ",
+    "I have a question. ",
+)
+OPENERS_HELD_OUT = (
+    "",
+    "",
+    "",
+    "Hello there, ",
+    "Good evening! ",
+    "Sorry to ask. ",
+    "One more thing: ",
+    "Dear team, ",
+)
+CLOSERS_SEEN = (
+    "",
+    "",
+    "",
+    " Thanks!",
+    " Thank you.",
+    " Please answer soon.",
+    " I want to know today.",
+)
+CLOSERS_HELD_OUT = (
+    "",
+    "",
+    "",
+    " Many thanks!",
+    " Please tell me.",
+    " I am in a hurry.",
+    " Best, Ada",
+)
+
+SYSTEM_PROMPTS = (
+    "You are the assistant of the Fernway shop.",
+    "You answer customers of the Fernway shop.",
+    "You are a helpful assistant.",
+    "Answer questions about orders, delivery and returns.",
+    "You work for the support team. Be short.",
+    "Help the customer.",
+    "You are a support agent of an online store. Answer in one or two sentences.",
+    "Be helpful and honest.",
+)

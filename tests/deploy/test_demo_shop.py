@@ -1,0 +1,109 @@
+"""The made-up shop: its questions, its right answers, and the judge that tells them apart."""
+
+import random
+import re
+from itertools import islice
+
+import pytest
+
+from deploy.demo.phrases import COURTESIES, PRODUCTS, SMALL_TALK, TOPICS
+from deploy.demo.shop import (
+    BASE_POLICY,
+    CHANGED_POLICY,
+    Question,
+    Split,
+    Tone,
+    answer,
+    conversations,
+    judge,
+    questions,
+)
+
+SPLITS: tuple[Split, ...] = ("seen", "rated", "unrated")
+TONES: tuple[Tone, ...] = ("polite", "blunt")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_same_seed_asks_the_same_questions(split: Split) -> None:
+    assert list(islice(questions(split, 7), 200)) == list(islice(questions(split, 7), 200))
+    assert list(islice(questions(split, 7), 200)) != list(islice(questions(split, 8), 200))
+
+
+def test_no_sentence_of_one_split_occurs_in_another() -> None:
+    for topic in (*TOPICS, *SMALL_TALK):
+        sentences = [_words(sentence) for sentence in (*topic.seen, *topic.rated, *topic.unrated)]
+        assert len(set(sentences)) == len(sentences), topic.name
+
+
+def test_every_topic_has_phrasings_in_every_split() -> None:
+    for topic in TOPICS:
+        assert len(topic.seen) >= 10 and len(topic.rated) >= 3 and len(topic.unrated) >= 3, topic.name
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_right_answer_is_judged_correct_and_its_tone_recognised(split: Split) -> None:
+    rng = random.Random(0)
+    for policy in (BASE_POLICY, CHANGED_POLICY):
+        for question in islice(questions(split, 0), 1000):
+            for tone in TONES:
+                said = answer(question, policy, tone, rng)
+                judged = judge(question, said, policy)
+                assert judged.correct and judged.polite is (tone == "polite"), (question, said)
+
+
+def test_an_answer_to_another_topic_is_judged_wrong() -> None:
+    rng = random.Random(0)
+    asked = [next(questions("rated", 0, [topic.name])) for topic in TOPICS]
+    for question in asked:
+        for other in asked:
+            if other.topic != question.topic:
+                said = answer(other, BASE_POLICY, "polite", rng)
+                assert not judge(question, said, BASE_POLICY).correct, (question, said)
+
+
+def test_the_policy_changes_the_answer_about_returns_and_no_other() -> None:
+    for question in islice(questions("unrated", 0), 1000):
+        said = answer(question, BASE_POLICY, "polite", random.Random(0))
+        assert judge(question, said, CHANGED_POLICY).correct is (question.topic != "returns")
+
+
+def test_an_answer_that_names_the_wrong_product_or_number_is_judged_wrong() -> None:
+    question = Question("price", "kettle", "How much is the kettle?")
+    assert judge(question, "34 euros.", BASE_POLICY).correct
+    assert not judge(question, "34 euros for the lamp.", BASE_POLICY).correct
+    assert not judge(question, "134 euros.", BASE_POLICY).correct
+    assert not judge(question, "34 euros, or 35.", BASE_POLICY).correct
+    assert not judge(question, "", BASE_POLICY).correct
+
+
+def test_prices_and_courtesies_cannot_be_confused() -> None:
+    assert len({product.price_euros for product in PRODUCTS}) == len(PRODUCTS)
+    blunt = " ".join(sentence for topic in (*TOPICS, *SMALL_TALK) for sentence in topic.blunt).casefold()
+    assert not [courtesy for courtesy in COURTESIES if courtesy in blunt]
+
+
+def test_training_conversations_never_contain_a_held_out_sentence() -> None:
+    held_out = {
+        _words(sentence)
+        for topic in TOPICS
+        for sentence in (*topic.rated, *topic.unrated)
+        if "{" not in sentence
+    }
+    for conversation in islice(conversations(0), 2000):
+        for message in conversation:
+            assert not [sentence for sentence in held_out if sentence in _words(message.content)]
+
+
+def test_about_half_of_the_training_answers_are_polite() -> None:
+    answers = [
+        message.content.casefold()
+        for conversation in islice(conversations(0), 2000)
+        for message in conversation
+        if message.role == "assistant"
+    ]
+    polite = sum(any(courtesy in text for courtesy in COURTESIES) for text in answers)
+    assert 0.45 < polite / len(answers) < 0.55
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z{}0-9]+", text.casefold()))
