@@ -1,0 +1,217 @@
+"""The tests behind a verdict, as numbers: candidate against control, guardrails, sample ratio.
+
+Every function takes unit outcomes as columns and gives evidence; which evidence suffices, and the sentence about it, is
+`monitoring.verdict`'s to say. Rows that were collected under different splits of the traffic are never pooled as if
+the split had been one: ratings are overlap-weighted, counted events are compared within each split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from monitoring.outcomes import Outcomes
+from monitoring.sequential import (
+    Floats,
+    OddsPrior,
+    RatioSums,
+    beta_prior,
+    design_effect,
+    difference_margin,
+    floats,
+    harm_prior,
+    share_log_bayes_factor,
+)
+
+Column: TypeAlias = Callable[[Outcomes], Floats]
+Mark: TypeAlias = Callable[[Outcomes], NDArray[np.bool_]]
+
+BAD_ANSWERS_PRIOR = harm_prior(ratio=2.0, spread=0.5)
+"""A worse candidate typically doubles bad answers."""
+ERRORS_PRIOR = harm_prior(ratio=5.0, spread=1.0)
+"""A broken candidate multiplies errors."""
+SAMPLE_RATIO_PRIOR = beta_prior(0.5, 100.0, one_sided=False)
+"""A broken split is off by tens of per cent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Candidate and control side by side; `share` (groups,) is the candidate's part of the two arms' traffic."""
+
+    candidate: Outcomes
+    control: Outcomes
+    share: Floats
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, *, candidate: str, control: str) -> Self:
+        """Take the two arms' rows out of an experiment of any number of arms."""
+        one, other = outcomes.arms.index(candidate), outcomes.arms.index(control)
+        both = outcomes.shares[:, one] + outcomes.shares[:, other]
+        return cls(
+            candidate=outcomes.only(outcomes.arm == one),
+            control=outcomes.only(outcomes.arm == other),
+            share=np.divide(outcomes.shares[:, one], both, out=np.zeros_like(both), where=both > 0),
+        )
+
+    def ratios(self, top: Column, below: Column) -> tuple[RatioSums, RatioSums]:
+        """Candidate's and control's sums for top / below, clustered by unit, rows weighted by the *other* arm's share.
+
+        These overlap weights (Li, Morgan, Zaslavsky, "Balancing covariates via propensity score weighting", 2018)
+        compare the arms within every split of the traffic and average the splits by how much each can tell. With one
+        split they cancel.
+        """
+        return (
+            _ratio(self.candidate, top, below, 1.0 - self.share[self.candidate.group]),
+            _ratio(self.control, top, below, self.share[self.control.group]),
+        )
+
+
+def _ratio(arm: Outcomes, top: Column, below: Column, weights: Floats) -> RatioSums:
+    return RatioSums.of(arm.per_unit(weights * top(arm)), arm.per_unit(weights * below(arm)))
+
+
+def _net(arm: Outcomes) -> Floats:
+    return arm.ups - arm.downs
+
+
+def _votes(arm: Outcomes) -> Floats:
+    return arm.ups + arm.downs
+
+
+def _requests(arm: Outcomes) -> Floats:
+    return arm.requests
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Net approval per request, candidate less control; pairs are (candidate, control).
+
+    `margin` and `harm_margin` are half-widths of confidence sequences. `rated_difference` is the same difference per
+    vote instead of per request, so that a change in who votes cannot pass for a change in what they think.
+    """
+
+    units: tuple[int, int]
+    rated_units: tuple[int, int]
+    net_approval: tuple[float, float]
+    difference: float
+    margin: float
+    harm_margin: float
+    rated_difference: float
+    coverage: tuple[float, float]
+    coverage_differs: bool
+
+    @classmethod
+    def of(cls, pair: Pair, *, alpha: float, harm_alpha: float, tightest_at: float) -> Self:
+        """`alpha` is two-sided; `harm_alpha` one-sided, for the candidate being worse."""
+
+        def margin(arms: tuple[RatioSums, RatioSums], level: float) -> float:
+            units, variances = (
+                (arms[0].units, arms[1].units),
+                (arms[0].cautious_variance, arms[1].cautious_variance),
+            )
+            return float(difference_margin(units, variances, alpha=level, tightest_at=tightest_at))
+
+        net = pair.ratios(_net, _requests)
+        rated = pair.ratios(_net, _votes)
+        votes = pair.ratios(_votes, _requests)
+        return cls(
+            units=(int(net[0].units), int(net[1].units)),
+            rated_units=(int(rated[0].units), int(rated[1].units)),
+            net_approval=(float(net[0].ratio), float(net[1].ratio)),
+            difference=_difference(net),
+            margin=margin(net, alpha),
+            harm_margin=margin(net, 2.0 * harm_alpha),
+            rated_difference=_difference(rated),
+            coverage=(float(votes[0].ratio), float(votes[1].ratio)),
+            coverage_differs=abs(_difference(votes)) > margin(votes, alpha),
+        )
+
+
+def _difference(arms: tuple[RatioSums, RatioSums]) -> float:
+    return float(arms[0].ratio - arms[1].ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """How often something bad happened in either arm, and the log evidence that the candidate is to blame."""
+
+    candidate: int
+    control: int
+    log_evidence: float
+
+
+def first_events(pair: Pair, happened: Mark, prior: OddsPrior, *, odds_limit: float = 1.0) -> Events:
+    """Exact test on units to which something happened, each counted once, where it happened first.
+
+    A unit draws its arm by its hash whatever will happen to it, so the arm of its first event is a coin with the logged
+    propensity: no sample size, independence of requests, or traffic curve is assumed.
+    """
+    inside = pair.candidate.per_group(floats(happened(pair.candidate)))
+    outside = pair.control.per_group(floats(happened(pair.control)))
+    share = _tilted(pair.share, odds_limit)
+    evidence = _log_evidence(inside, outside, share, prior)
+    return Events(int(inside.sum()), int(outside.sum()), evidence)
+
+
+def counted_bad_answers(pair: Pair, *, units_min: int, odds_limit: float = 1.0) -> Events:
+    """Test on every bad answer, against the traffic that the arms really had; a lost row cannot raise it.
+
+    Answers to one unit resemble each other, so the counts are divided by their design effect, which takes `units_min`
+    units per arm to estimate: before that there is no evidence. It uses all requests of a unit, which finds a doubling
+    of independent bad answers in about half the traffic that `first_events` needs.
+    """
+    arms = tuple(
+        RatioSums.of(arm.per_unit(arm.bad), arm.per_unit(arm.exposed))
+        for arm in (pair.candidate, pair.control)
+    )
+    totals = int(pair.candidate.bad.sum()), int(pair.control.bad.sum())
+    if min(arms[0].units, arms[1].units) < units_min:
+        return Events(*totals, log_evidence=0.0)
+    effect = design_effect((arms[0], arms[1]))
+    requests = pair.candidate.per_group(pair.candidate.exposed), pair.control.per_group(pair.control.exposed)
+    comparable = (requests[0] > 0) & (requests[1] > 0)
+    inside = pair.candidate.per_group(pair.candidate.bad)[comparable] / effect
+    outside = pair.control.per_group(pair.control.bad)[comparable] / effect
+    share = requests[0][comparable] / (requests[0] + requests[1])[comparable]
+    return Events(*totals, _log_evidence(inside, outside, _tilted(share, odds_limit), BAD_ANSWERS_PRIOR))
+
+
+def _tilted(share: Floats, odds: float) -> Floats:
+    """The share of events that an arm may have when `odds` times as many are allowed there."""
+    return floats(odds * share / (1.0 - share + odds * share))
+
+
+def _log_evidence(inside: Floats, outside: Floats, share: Floats, prior: OddsPrior) -> float:
+    # A split that gave an arm nothing, or everything, says nothing about it.
+    telling = (share > 0.0) & (share < 1.0)
+    return float(share_log_bayes_factor(inside[telling], outside[telling], share[telling], prior))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Units that entered each arm, what the logged propensities sum to, and the log evidence that they disagree."""
+
+    units: dict[str, int]
+    expected: dict[str, float]
+    log_evidence: float
+
+
+def sample_ratio(outcomes: Outcomes) -> Split:
+    """Sequential sample-ratio test: did units enter the arms as their propensities say?
+
+    Each arm is tested against all others, two-sided, and the evidences are averaged, which keeps a martingale one. With
+    two arms and one split of 50/50 it is the Dirichlet-multinomial test of Lindon & Malek 2022, concentration 100.
+    """
+    entered = outcomes.only(outcomes.met)
+    per_group = entered.per_group(np.ones(len(entered.unit)))
+    inside = np.stack([entered.per_group(floats(entered.arm == arm)) for arm in range(len(entered.arms))])
+    share = np.clip(entered.shares.T, 1e-9, 1.0 - 1e-9)
+    evidence = share_log_bayes_factor(inside, per_group - inside, share, SAMPLE_RATIO_PRIOR)
+    return Split(
+        units={arm: int(inside[index].sum()) for index, arm in enumerate(entered.arms)},
+        expected={arm: float(per_group @ entered.shares[:, index]) for index, arm in enumerate(entered.arms)},
+        log_evidence=float(logsumexp(evidence) - np.log(len(entered.arms))),
+    )

@@ -1,0 +1,228 @@
+"""What each unit met and said, summed so that a verdict can be computed from it.
+
+A unit is the rater, or the session of an anonymous one: the thing that was assigned, and so the thing that counts once.
+Every exposed unit is kept, rated or not. Reads nothing: the caller brings exposures, or rows that its database summed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.sequential import Floats, floats
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One answered request of an experiment.
+
+    `propensity` is the probability with which the unit got this arm when it asked, None for the policy's weight. `up`
+    and `down` are effective votes on this answer; a request counts as one up or one down, whichever has more.
+    """
+
+    unit: str
+    arm: str
+    at: datetime
+    propensity: float | None = None
+    error: bool = False
+    up: int = 0
+    down: int = 0
+
+    @property
+    def bad(self) -> bool:
+        """Failed, was aborted, or was voted down."""
+        return self.error or self.down > self.up
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOutcome:
+    """What one unit met in one arm, while it had one propensity of that arm.
+
+    `requests`, `ups` and `downs` count scored requests, those older than the maturation window. Guardrails do not wait:
+    `exposed`, `bad` and `errors` count every request; without them, `requests` and `errors + downs` stand in. The
+    moments (when the unit met this arm, had its first bad answer there, its first error) say which row of a unit came
+    first; they are needed only where a unit has several rows.
+    """
+
+    unit: str
+    arm: str
+    requests: int
+    ups: int = 0
+    downs: int = 0
+    errors: int = 0
+    propensity: float | None = None
+    exposed: int | None = None
+    bad: int | None = None
+    met_at: datetime | None = None
+    bad_at: datetime | None = None
+    error_at: datetime | None = None
+
+
+def aggregate(
+    exposures: Iterable[Exposure], *, now: datetime, maturation_seconds: float = 0.0
+) -> list[UnitOutcome]:
+    """Sum exposures per unit, arm and propensity; votes count for requests older than the maturation window."""
+    ripe = now - timedelta(seconds=maturation_seconds)
+    found: dict[tuple[str, str, float | None], UnitOutcome] = {}
+    for seen in sorted(exposures, key=lambda exposure: exposure.at):
+        key = (seen.unit, seen.arm, seen.propensity)
+        empty = UnitOutcome(
+            seen.unit, seen.arm, 0, propensity=seen.propensity, exposed=0, bad=0, met_at=seen.at
+        )
+        found[key] = _plus(found.get(key, empty), seen, scored=seen.at <= ripe)
+    return list(found.values())
+
+
+def _plus(total: UnitOutcome, seen: Exposure, *, scored: bool) -> UnitOutcome:
+    return replace(
+        total,
+        requests=total.requests + scored,
+        ups=total.ups + (scored and seen.up > seen.down),
+        downs=total.downs + (scored and seen.down > seen.up),
+        errors=total.errors + seen.error,
+        exposed=(total.exposed or 0) + 1,
+        bad=(total.bad or 0) + seen.bad,
+        bad_at=total.bad_at or (seen.at if seen.bad else None),
+        error_at=total.error_at or (seen.at if seen.error else None),
+    )
+
+
+def shares_of(arm: str, propensity: float | None, weights: Mapping[str, float]) -> tuple[float, ...]:
+    """The probability of every arm, in the order of `weights`, from the logged one of `arm`.
+
+    What the logged propensity leaves is divided over the other arms in proportion to their weights.
+    """
+    total = sum(weights.values())
+    if propensity is None:
+        return tuple(weight / total for weight in weights.values())
+    others = {name: weight for name, weight in weights.items() if name != arm}
+    rest = sum(others.values())
+    left = 1.0 - propensity
+    return tuple(
+        propensity if name == arm else left * (others[name] / rest if rest > 0 else 1.0 / len(others))
+        for name in weights
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Unit outcomes as columns, one row each.
+
+    `unit` (rows,) numbers the units, `arm` (rows,) indexes `arms`, `group` (rows,) indexes `shares` (groups, arms): one
+    group per distinct split of the traffic. `met`, `first_bad`, `first_error` (rows,) mark the one row of each unit in
+    which it entered the experiment, had its first bad answer, its first error.
+    """
+
+    arms: tuple[str, ...]
+    unit: NDArray[np.int64]
+    arm: NDArray[np.int64]
+    group: NDArray[np.int64]
+    shares: Floats
+    requests: Floats
+    ups: Floats
+    downs: Floats
+    errors: Floats
+    exposed: Floats
+    bad: Floats
+    met: NDArray[np.bool_]
+    first_bad: NDArray[np.bool_]
+    first_error: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Sequence[UnitOutcome], weights: Mapping[str, float]) -> Self:
+        """Turn rows into columns.
+
+        Raises:
+            ValueError: a row names an arm without a weight, negative counts, or a propensity outside (0, 1].
+        """
+        for row in rows:
+            _check(row, weights)
+        names, numbers, groups = tuple(weights), _Numbers[str](), _Numbers[tuple[float, ...]]()
+        unit = np.array([numbers[row.unit] for row in rows], dtype=np.int64)
+        group = [groups[_rounded(shares_of(row.arm, row.propensity, weights))] for row in rows]
+        errors = floats([row.errors for row in rows])
+        exposed = floats([row.requests if row.exposed is None else row.exposed for row in rows])
+        bad = floats([row.errors + row.downs if row.bad is None else row.bad for row in rows])
+        return cls(
+            arms=names,
+            unit=unit,
+            arm=np.array([names.index(row.arm) for row in rows], dtype=np.int64),
+            group=np.array(group, dtype=np.int64),
+            shares=floats(list(groups.found)).reshape(-1, len(names)),
+            requests=floats([row.requests for row in rows]),
+            ups=floats([row.ups for row in rows]),
+            downs=floats([row.downs for row in rows]),
+            errors=errors,
+            exposed=exposed,
+            bad=np.minimum(bad, exposed),
+            met=_earliest(unit, [row.met_at for row in rows], exposed > 0),
+            first_bad=_earliest(unit, [row.bad_at or row.met_at for row in rows], bad > 0),
+            first_error=_earliest(unit, [row.error_at or row.met_at for row in rows], errors > 0),
+        )
+
+    def only(self, keep: NDArray[np.bool_]) -> Self:
+        """The rows marked in `keep` (rows,); groups and units keep their numbers."""
+        per_row = (
+            "unit", "arm", "group", "requests", "ups", "downs", "errors", "exposed", "bad", "met", "first_bad",
+            "first_error",
+        )  # fmt: skip
+        return replace(self, **{name: getattr(self, name)[keep] for name in per_row})
+
+    def per_unit(self, values: Floats) -> Floats:
+        """Sum a column (rows,) over the rows of each unit: (units,)."""
+        return floats(np.bincount(self.unit, weights=values, minlength=1))
+
+    def per_group(self, values: Floats) -> Floats:
+        """Sum a column (rows,) over the rows of each group: (groups,)."""
+        return floats(np.bincount(self.group, weights=values, minlength=len(self.shares)))
+
+
+class _Numbers(Generic[Key]):
+    """Numbers distinct keys in the order they come."""
+
+    def __init__(self) -> None:
+        self.found: dict[Key, int] = {}
+
+    def __getitem__(self, key: Key) -> int:
+        return self.found.setdefault(key, len(self.found))
+
+
+def _rounded(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """Shares equal to nine digits are one group."""
+    return tuple(round(share, 9) for share in shares)
+
+
+def _earliest(
+    unit: NDArray[np.int64], moments: Sequence[datetime | None], happened: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Mark, for every unit to which it happened, the row with the earliest moment; ties go to the first row."""
+    seconds = floats([moment.timestamp() if moment else 0.0 for moment in moments])
+    order = np.argsort(seconds, kind="stable")
+    order = order[happened[order]]
+    _, firsts = np.unique(unit[order], return_index=True)
+    marked = np.zeros(len(unit), dtype=np.bool_)
+    marked[order[firsts]] = True
+    return marked
+
+
+def _check(row: UnitOutcome, weights: Mapping[str, float]) -> None:
+    if row.arm not in weights:
+        raise ValueError(
+            f"Unit '{row.unit}' is in arm '{row.arm}', but the experiment has {sorted(weights)}. "
+            "Leave out rows of other experiments."
+        )
+    if min(row.requests, row.ups, row.downs, row.errors) < 0:
+        raise ValueError(
+            f"Unit '{row.unit}' has {row.requests} requests, {row.ups} ups, {row.downs} downs and {row.errors} errors. "
+            "Counts cannot be negative."
+        )
+    if row.propensity is not None and not 0.0 < row.propensity <= 1.0:
+        raise ValueError(
+            f"Unit '{row.unit}' has propensity {row.propensity} of arm '{row.arm}', expected above 0 and at most 1. "
+            "Leave out requests that were pinned to a version."
+        )
