@@ -1,0 +1,1 @@
+"""Tests of the house itself: what holds of every file, whatever it does."""
