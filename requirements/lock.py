@@ -14,6 +14,7 @@ build, and `cuda.txt`, the libraries that the other build needs.
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def main() -> int:
     """Write the named locks, or all of them."""
     parser = argparse.ArgumentParser(description="Write the lock files from pyproject.toml.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(one.name for one in LOCKS)}")
-    parser.add_argument("--uv", default="uv", help="the uv executable")
+    parser.add_argument("--uv", default="uv", type=executable, help="the uv executable")
     parser.add_argument(
         "--upgrade", action="store_true", help="take newer versions where pyproject.toml allows"
     )
@@ -103,6 +104,14 @@ def main() -> int:
             path.write_text(text)
             print(f"{path.relative_to(ROOT)}: {len(re.findall(r'(?m)^[a-z0-9]', text))} packages")
     return 0
+
+
+def executable(name: str) -> str:
+    """Return the whole path of a program: uv runs in another directory."""
+    found = shutil.which(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"no program {name!r} here; `make lock` installs one")
+    return str(Path(found).absolute())
 
 
 def resolve(lock: Lock, uv: str, *, upgrade: bool) -> str:

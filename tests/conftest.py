@@ -3,7 +3,9 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import asyncpg
@@ -11,17 +13,34 @@ import pytest
 
 from deploy.postgres import EmbeddedPostgres
 from feedback.database import Database, migrate, parse_url
+from tests.guards import no_network as no_network
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL server, with the newest schema in its template database."""
-    directory = tmp_path_factory.mktemp("postgres")
-    with EmbeddedPostgres(directory, settings={"fsync": "off", "synchronous_commit": "off"}) as server:
+    settings = {"fsync": "off", "synchronous_commit": "off"}
+    with open_directory() as directory, EmbeddedPostgres(directory / "postgres", settings=settings) as server:
         migrate(server.url)
         yield server
+
+
+@pytest.fixture
+def reachable_directory() -> Iterator[Path]:
+    """A temporary directory that PostgreSQL's own user can reach."""
+    with open_directory() as directory:
+        yield directory
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that every user can reach: pytest's own are closed to the user PostgreSQL runs as."""
+    with TemporaryDirectory(prefix="hone-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        yield directory
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def error_codes(module: ast.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGE_FILES, ids=tree.name)
-def test_links_resolve(page: Path) -> None:
+def test_the_links_of_a_page_resolve(page: Path) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"[a-z]+:", target):

@@ -12,6 +12,10 @@ UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b|\bfor no
 
 PRODUCT = tree.product()
 
+# Written once and never changed: the steps of the schema, and the phrases that the demonstration's people use.
+NOT_READ_AS_CODE = [path for path in PRODUCT if "migrations" in path.parts or path.stem == "phrases"]
+READ_AS_CODE = [path for path in PRODUCT if path not in NOT_READ_AS_CODE]
+
 
 def test_there_is_a_product() -> None:
     assert {path.relative_to(tree.ROOT).parts[0] for path in PRODUCT} == set(tree.PACKAGES)
@@ -29,7 +33,7 @@ def test_no_file_is_too_long_to_read() -> None:
 def test_no_function_is_too_long_to_read() -> None:
     long = {
         f"{tree.name(path)}:{function.name}": length
-        for path in PRODUCT
+        for path in READ_AS_CODE
         for function in tree.functions(tree.parse(path))
         if (length := (function.end_lineno or 0) - function.lineno + 1) > FUNCTION_LINES_MAX
     }
