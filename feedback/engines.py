@@ -107,3 +107,14 @@ async def holders(connection: AsyncConnection, adapter_id: str) -> list[str]:
         .order_by(engine_adapters.c.engine)
     )
     return list((await connection.execute(query)).scalars())
+
+
+async def ready(connection: AsyncConnection) -> list[EngineAdapter]:
+    """Every version on every healthy replica on which it may answer."""
+    query = (
+        select(engine_adapters)
+        .join(engines, engines.c.engine == engine_adapters.c.engine)
+        .where(engine_adapters.c.state == "ready", engines.c.healthy)
+        .order_by(engine_adapters.c.engine)
+    )
+    return [EngineAdapter(**row._mapping) for row in await connection.execute(query)]

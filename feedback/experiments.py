@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import adapters, audit, models
 from feedback.adapters import Adapter
 from feedback.database import notify_registry
-from feedback.errors import HoneError, NotFound
+from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.ids import new_hex, new_id
 from feedback.tables import arms, experiments
 
@@ -96,18 +96,25 @@ async def start_canary(connection: AsyncConnection, candidate: Adapter, *, by: s
 async def widen(
     connection: AsyncConnection, experiment: Experiment, *, step: int, share: float, by: str
 ) -> Experiment:
-    """Move to a later step; the candidate's interval grows from one end, so nobody moves back."""
+    """Move to a later step; the candidate's interval grows from one end, so nobody moves back.
+
+    Raises:
+        IllegalMove: the split has ended meanwhile.
+    """
+    moved = await connection.scalar(
+        update(experiments)
+        .where(experiments.c.experiment_id == experiment.experiment_id, experiments.c.status == "running")
+        .values(step=step, step_started_at=func.now())
+        .returning(experiments.c.step)
+    )
+    if moved is None:
+        raise IllegalMove(f"{experiment.experiment_id} has ended; its split cannot be widened.")
     for name, weight in ((CHAMPION_ARM, 1 - share), (CANDIDATE_ARM, share)):
         await connection.execute(
             update(arms)
             .where(arms.c.experiment_id == experiment.experiment_id, arms.c.arm == name)
             .values(weight=weight)
         )
-    await connection.execute(
-        update(experiments)
-        .where(experiments.c.experiment_id == experiment.experiment_id)
-        .values(step=step, step_started_at=func.now())
-    )
     candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
     await _audit(
         connection,

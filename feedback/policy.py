@@ -80,6 +80,8 @@ class RolloutPolicy(Section):
     """Units that must have met the candidate at a step before the next."""
     units_min: int = Field(50, ge=2)
     """Units per arm before ratings are compared."""
+    rated_units_min: int = Field(20, ge=1)
+    """Units with at least one vote per arm before ratings are compared."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """Error rate of the verdict, however often one looks."""
     guardrail_alpha: float = Field(0.01, gt=0, lt=0.5)
