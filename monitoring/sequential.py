@@ -68,14 +68,15 @@ def difference_margin(
 
     `units` are the independent units per arm, `variances` the variances of the two *estimates* (not of one unit): for
     t = n0 + n1 the difference behaves like the mean of t observations of variance t (V0 + V1). `tightest_at` counts
-    units of both arms together. Where both variances are zero the margin is infinite: no spread seen is no evidence.
+    units of both arms together. Where the variances are zero or unknown the margin is infinite: no spread is no evidence.
     """
     total = floats(units[0]) + floats(units[1])
-    variance = total * (floats(variances[0]) + floats(variances[1]))
-    known = (variance > 0.0) & (total > 0.0)
-    safe_total, safe_variance = np.where(known, total, 1.0), np.where(known, variance, 1.0)
-    rho_squared = mixture_rho_squared(tightest_at, safe_variance, alpha=alpha)
-    return np.where(known, mixture_margin(safe_total, safe_variance, rho_squared, alpha=alpha), np.inf)
+    spread = floats(variances[0]) + floats(variances[1])
+    known = (spread > 0.0) & np.isfinite(spread) & (total > 0.0)
+    safe_total = np.where(known, total, 1.0)
+    variance = safe_total * np.where(known, spread, 1.0)
+    rho_squared = mixture_rho_squared(tightest_at, variance, alpha=alpha)
+    return np.where(known, mixture_margin(safe_total, variance, rho_squared, alpha=alpha), np.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,20 +237,18 @@ def _watch(pair: Pair, policy: ExperimentPolicy) -> tuple[Guardrail, ...]:
     exposed = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
     units = len(set(pair.candidate.unit)), len(set(pair.control.unit))
     return (
-        _guardrail(
-            "bad_answers", "bad answers (errors or thumbs down)", "requests", counted, exposed, policy
-        ),
-        _guardrail("units_with_errors", "raters with an error", "raters", first_error, units, policy),
-        _guardrail("units_with_bad_answers", "raters with a bad answer", "raters", first_bad, units, policy),
+        _guardrail("bad_answers", "requests failed or were voted down", counted, exposed, policy),
+        _guardrail("units_with_errors", "raters met an error", first_error, units, policy),
+        _guardrail("units_with_bad_answers", "raters met a bad answer", first_bad, units, policy),
     )
 
 
 def _guardrail(
-    name: str, what: str, of: str, events: Events, total: tuple[int, int], policy: ExperimentPolicy
+    name: str, what: str, events: Events, total: tuple[int, int], policy: ExperimentPolicy
 ) -> Guardrail:
     alpha = policy.harm_alpha(name)
     fired = events.log_evidence >= log(1.0 / alpha)
-    counts = f"{events.candidate} {what} in {total[0]} {of}, {policy.control} {events.control} in {total[1]}"
+    counts = f"{events.candidate} of {total[0]} {what}, {events.control} of {total[1]} in {policy.control}"
     return Guardrail(
         name=name,
         fired=fired,
@@ -259,10 +257,10 @@ def _guardrail(
         candidate=events.candidate,
         control=events.control,
         sentence=(
-            f"{policy.candidate} is worse than {policy.control}: {counts}; "
+            f"{_capital(policy.candidate)} is worse than {policy.control}: {counts}; "
             f"an equal one would show this at most {alpha:.2%} of the time."
             if fired
-            else f"No harm shown: {policy.candidate} had {counts}."
+            else f"No harm shown by {policy.candidate}: {counts}."
         ),
     )
 
@@ -272,7 +270,7 @@ def _check_split(seen: Outcomes, policy: ExperimentPolicy) -> SampleRatio:
     threshold = log(1.0 / policy.sample_ratio_alpha)
     broken = found.log_evidence >= threshold
     counts = ", ".join(
-        f"{arm} {units} units where {found.expected[arm]:.0f} were expected"
+        f"{arm} has {units} raters where {found.expected[arm]:.0f} were expected"
         for arm, units in found.units.items()
     )
     return SampleRatio(
@@ -292,12 +290,15 @@ def _check_split(seen: Outcomes, policy: ExperimentPolicy) -> SampleRatio:
 
 def _too_early(policy: ExperimentPolicy, compared: Comparison) -> str:
     needs = (
-        f"{arm} has {units} of {policy.units_min} units, {rated} of {policy.rated_units_min} with a vote"
+        f"{arm} has {units} raters, {rated} of whom voted"
         for arm, units, rated in zip(
             (policy.candidate, policy.control), compared.units, compared.rated_units, strict=True
         )
     )
-    return f"Too early to compare ratings: {'; '.join(needs)}."
+    return (
+        f"Too early to compare ratings: {'; '.join(needs)}. "
+        f"Each arm needs {policy.units_min} raters and votes from {policy.rated_units_min} of them."
+    )
 
 
 def _says_coverage(policy: ExperimentPolicy, compared: Comparison) -> str:
@@ -320,7 +321,7 @@ def _says_undecided(policy: ExperimentPolicy, compared: Comparison) -> str:
 
 def _says_difference(policy: ExperimentPolicy, compared: Comparison, *, worse: bool) -> str:
     word = "worse" if worse else "better"
-    return f"{policy.candidate} is {word} than {policy.control}: {_interval(policy, compared)}."
+    return f"{_capital(policy.candidate)} is {word} than {policy.control}: {_interval(policy, compared)}."
 
 
 def _interval(policy: ExperimentPolicy, compared: Comparison) -> str:
@@ -328,8 +329,12 @@ def _interval(policy: ExperimentPolicy, compared: Comparison) -> str:
     return (
         f"net approval per request {_points(compared.net_approval[0])} against {_points(compared.net_approval[1])} "
         f"points, difference {_points(compared.difference)} ({1.0 - policy.alpha:.0%} always-valid interval "
-        f"{_points(low)} to {_points(high)}), {compared.units[0]} and {compared.units[1]} units"
+        f"{_points(low)} to {_points(high)}), {compared.units[0]} and {compared.units[1]} raters"
     )
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _points(share: float) -> str:
