@@ -1,7 +1,8 @@
 """Direct preference optimisation: prefer the better of two answers to one prompt.
 
-The preference loss is joined by the likelihood of the better answer (`sft_weight`): alone it pushes both answers
-down, and looks best by its own margin when the model has collapsed. Rows: `prompt`, `chosen`, `rejected`.
+The preference loss is joined by the likelihood of the better answer (`sft_weight`): alone it pushes both
+answers down, and looks best by its own margin when the model has collapsed. Rows: `prompt`, `chosen`,
+`rejected`.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """KTO: learn from ratings, each of one answer.
 
-TRL estimates divergence by exchanging answers within a batch and reads rows in the order given. So the rows are
-shuffled here by the recipe's seed, and those that would not fill a last batch are left out: alone in a batch, a row
-would be compared with itself. The rarer label is weighted by the rule of the KTO paper (arXiv 2402.01306, eq. 8).
-Rows: `prompt`, `completion`, `label`.
+TRL estimates divergence by exchanging answers within a batch and reads rows in the order given. So the rows
+are shuffled here by the recipe's seed, and those that would not fill a last batch are left out: alone in a
+batch, a row would be compared with itself. The rarer label is weighted by the rule of the KTO paper (arXiv
+2402.01306, eq. 8). Rows: `prompt`, `completion`, `label`.
 """
 
 import random
@@ -31,6 +31,7 @@ def train_kto(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
+    assert recipe.beta is not None
     base = load_base(recipe, context)
     fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("completion",))
     batch_size = min(recipe.batch_size, len(fitting))
@@ -68,7 +69,8 @@ def whole_batches(rows: Sequence[Row], batch_size: int, seed: int) -> list[Row]:
     labels = {bool(row["label"]) for row in ordered}
     if len(ordered) < 2 or len(labels) < 2:
         raise TrainingFailed(
-            f"KTO has {len(ordered)} rows with {len(labels)} of the 2 labels; it needs both. Collect more ratings or use SFT."
+            f"KTO has {len(ordered)} rows with {len(labels)} of the 2 labels; it needs both. "
+            "Collect more ratings, or use SFT."
         )
     return ordered
 
@@ -76,8 +78,8 @@ def whole_batches(rows: Sequence[Row], batch_size: int, seed: int) -> list[Row]:
 def balance(rows: Sequence[Row], recipe: Recipe) -> tuple[float, float]:
     """Weights (desirable, undesirable) of the two labels.
 
-    What the recipe does not fix is chosen so that the weighted ratio of up-rated to down-rated rows lies in the
-    paper's interval [1, 4/3], by scaling the commoner label down: the gradient's scale stays bounded.
+    What the recipe does not fix is chosen so that the weighted ratio of up-rated to down-rated rows lies in
+    the paper's interval [1, 4/3], by scaling the commoner label down: the gradient's scale stays bounded.
     """
     up = sum(bool(row["label"]) for row in rows)
     down = len(rows) - up

@@ -1,11 +1,11 @@
 """A recipe: every number that decides what training does, frozen and stored with its run.
 
-The same recipe on the same dataset gives the same adapter, byte for byte on a CPU. A recipe is data, not settings:
-nothing outside it and the dataset changes the weights. It refuses values that the trainer would accept in silence
-and then do nothing with, such as dropout under DPO.
+The same recipe on the same dataset gives the same adapter, byte for byte on a CPU. A recipe is data, not
+settings: nothing outside it and the dataset changes the weights. It refuses values that the trainer would
+accept in silence and then do nothing with, such as dropout under DPO.
 
-The defaults are for LoRA on real models: about ten times the rates that full fine-tuning wants. Models of a few
-million parameters want more again; the model's policy overrides by field name, for every method
+The defaults are for LoRA on real models: about ten times the rates that full fine-tuning wants. Models of a
+few million parameters want more again; the model's policy overrides by field name, for every method
 (`{"rank": 8}`) or for one (`{"sft": {"learning_rate": 0.001}}`).
 """
 
@@ -70,7 +70,8 @@ class Recipe(BaseModel):
     epochs: float = Field(gt=0, le=1000)
     """Passes over the training rows."""
     batch_size: int = Field(8, ge=1, le=4096)
-    """Rows per forward pass. KTO needs at least 2: it estimates divergence by exchanging answers within a batch."""
+    """Rows per forward pass. KTO needs at least 2: it estimates divergence by exchanging answers within a
+    batch."""
     accumulation_steps: int = Field(1, ge=1, le=4096)
     """Forward passes per optimiser step."""
     weight_decay: float = Field(0.0, ge=0, le=1)
@@ -78,7 +79,8 @@ class Recipe(BaseModel):
     gradient_norm_max: float = Field(1.0, gt=0)
     """Longer gradients are scaled down to this norm."""
     max_length: int = Field(1024, ge=8)
-    """Tokens of prompt and answer together; what is beyond is cut off, and rows without answer left are dropped."""
+    """Tokens of prompt and answer together; what is beyond is cut off, and rows without answer left are
+    dropped."""
     gradient_checkpointing: bool = True
     """Trade time for memory on an accelerator; without one it is left off."""
 

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: imitate demonstrations and approved answers.
 
-The loss is on the answer only, rendered with the model's own chat template, so that training sees what serving
-sees. Rows: `prompt`, `completion`.
+The loss is on the answer only, rendered with the model's own chat template, so that training sees what
+serving sees. Rows: `prompt`, `completion`.
 """
 
 from collections.abc import Sequence

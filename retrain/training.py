@@ -1,9 +1,10 @@
 """What SFT, DPO and KTO share: the base model with its LoRA, checkpoints, progress, the finished adapter.
 
-A training that is killed continues from its last complete checkpoint and ends with the weights it would have had;
-one that is told to stop writes a checkpoint first. A checkpoint counts once its marker is on disk, an adapter once
-its directory has its final name. Rows that do not fit `max_length` whole are left out and counted: a cut answer
-teaches the model not to finish. A loss that is not finite ends the training; nothing is saved from it.
+A training that is killed continues from its last complete checkpoint and ends with the weights it would
+have had; one that is told to stop writes a checkpoint first. A checkpoint counts once its marker is on
+disk, an adapter once its directory has its final name. Rows that do not fit `max_length` whole are left out
+and counted: a cut answer teaches the model not to finish. A loss that is not finite ends the training;
+nothing is saved from it.
 
 Nothing here reads the record, and nothing is downloaded when the base model is a directory.
 """
@@ -305,7 +306,7 @@ def _memory_bytes() -> int:
 
 
 def _watcher(context: TrainingContext) -> Any:
-    """A trainer callback that reports, checkpoints by the clock, stops when asked, and refuses a broken loss."""
+    """A callback that reports, checkpoints by the clock, stops when asked, and refuses a broken loss."""
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):

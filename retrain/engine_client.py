@@ -1,0 +1,135 @@
+"""Ask an engine directly, as evaluation needs it: whole answers with token ids, and log-probabilities of given ones.
+
+Speaks vLLM's OpenAI endpoints over HTTP. An answer that the engine refuses or breaks off raises `EngineFailed` with
+the engine's own words; nothing is retried, since a failure is part of what an evaluation measures.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from feedback.errors import HoneError
+from retrain.prompts import Prompt, answer_column
+
+
+class EngineFailed(HoneError):
+    """The engine did not answer an evaluation request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One whole answer."""
+
+    text: str
+    finish_reason: str
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    log_probabilities: list[float]
+
+
+class EngineClient:
+    """A client of one engine replica."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        answer_tokens_max: int,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.answer_tokens_max = answer_tokens_max
+        # Keep-alive shorter than the engine's: reusing a connection that it just closed loses the request.
+        limits = httpx.Limits(keepalive_expiry=2.0)
+        self._client = httpx.AsyncClient(timeout=timeout_seconds, limits=limits, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def answer(self, model: str, prompt: Prompt, *, temperature: float = 0.0, seed: int = 0) -> Answer:
+        """Generate a whole answer."""
+        body: dict[str, Any] = {
+            "model": model,
+            "temperature": temperature,
+            "seed": seed,
+            "max_tokens": self.answer_tokens_max,
+            "return_token_ids": True,
+        }
+        if isinstance(prompt, str):
+            reply = await self._generate("/v1/completions", body | {"prompt": prompt, "logprobs": 0})
+            choice = reply["choices"][0]
+            text, ids, values = (
+                choice["text"],
+                choice["prompt_token_ids"],
+                choice["logprobs"]["token_logprobs"],
+            )
+        else:
+            reply = await self._generate(
+                "/v1/chat/completions", body | {"messages": prompt, "logprobs": True}
+            )
+            choice = reply["choices"][0]
+            text, ids = choice["message"]["content"] or "", reply["prompt_token_ids"]
+            values = [token["logprob"] for token in choice["logprobs"]["content"]]
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise EngineFailed(f"The engine ended an answer of '{model}' with '{choice['finish_reason']}'.")
+        return Answer(text, choice["finish_reason"], ids, choice["token_ids"], values)
+
+    async def log_probabilities(
+        self, model: str, prompt_ids: list[int], answer_ids: list[int]
+    ) -> list[float]:
+        """Log-probability in nats of each token of an answer after a prompt."""
+        body = {
+            "model": model,
+            "prompt": prompt_ids + answer_ids,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+        }
+        reply = await self._post("/v1/completions", body)
+        entries = reply["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
+        return [entry[str(token)]["logprob"] for entry, token in zip(entries, answer_ids, strict=True)]
+
+    async def answer_token_ids(self, prompt: Prompt, prompt_ids: list[int], answer: str) -> list[int]:
+        """The tokens that training would see for `answer`: what follows the prompt in the rendered whole."""
+        if isinstance(prompt, str):
+            whole: dict[str, Any] = {"prompt": prompt + answer}
+        else:
+            whole = {"messages": [*prompt, *answer_column(prompt, answer)], "add_generation_prompt": False}
+        ids = (await self._post("/tokenize", whole))["tokens"]
+        start = next(
+            (n for n, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
+        )
+        return list(ids[start:])
+
+    async def _generate(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._post(path, body)
+        except _Refused:
+            # The prompt leaves less room than asked for: without a limit, the engine uses what is left.
+            return await self._post(
+                path, {name: value for name, value in body.items() if name != "max_tokens"}
+            )
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            response = await self._client.post(self.url + path, json=body)
+        except httpx.HTTPError as error:
+            raise EngineFailed(f"The engine {self.url} did not answer {path}: {error!r}.") from error
+        if response.status_code != 200:
+            failure = _Refused if response.status_code == 400 else EngineFailed
+            raise failure(
+                f"The engine {self.url} answered {path} with {response.status_code}: {response.text[:300]}"
+            )
+        return dict(response.json())
+
+
+class _Refused(EngineFailed):
+    """The engine found the request itself at fault."""

@@ -1,0 +1,108 @@
+"""What an evaluation found, as numbers: the input of the gate, and part of its stored report. Pure.
+
+Everything is paired: candidate and champion answered the same held-out prompts. Scores lie in [0, 1].
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+TIE_WIDTH = 0.01
+"""Scores closer than this count as equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both versions' scores on one held-out item."""
+
+    source: str
+    rater: str
+    champion: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over `n` items with a one-sided 95% bound on each side; infinite when one item is all there is."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far answers agree with those known to be right: mean over items, in [0, 1]."""
+
+    exact_match: float
+    chrf: float
+    token_f1: float
+    log_likelihood: float
+    """Mean log-probability per token of the right answer, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A candidate beside a champion, as served by one engine."""
+
+    candidate: str
+    champion: str
+    items: int
+    raters: int
+    errors: int
+    error_examples: tuple[str, ...]
+    taught: tuple[Pair, ...]
+    """Items on which people asked for a change: demonstrations, preferences, disliked answers."""
+    retained: tuple[Pair, ...]
+    """Items whose answers people approved."""
+    agreement: dict[str, Agreement]
+    """By version, over every item with a known right answer."""
+    disliked: int
+    """Held-out answers that people voted down; the next two count who still gives them."""
+    disliked_by_champion: int
+    disliked_by_candidate: int
+    kl_to_base: Estimate
+    """Divergence of the candidate from the base model, in nats per token of its sampled answers."""
+    length_ratio: float | None
+    """Mean tokens of the candidate's answers over the champion's."""
+    repetition_rate: dict[str, float]
+    unfinished_rate: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored with the gate's report."""
+        return asdict(self)
+
+
+def outcome(pairs: Sequence[Pair]) -> tuple[int, int, int]:
+    """Wins, losses and ties of the candidate."""
+    differences = [pair.candidate - pair.champion for pair in pairs]
+    wins = sum(difference > TIE_WIDTH for difference in differences)
+    losses = sum(difference < -TIE_WIDTH for difference in differences)
+    return wins, losses, len(pairs) - wins - losses
+
+
+def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Mean and one-sided bounds by Student's t; without values, nothing is known."""
+    n = len(values)
+    mean = sum(values) / n if n else math.nan
+    if n < 2:
+        return Estimate(n, mean, -math.inf, math.inf)
+    from scipy.stats import t
+
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
+    margin = float(t.ppf(confidence, n - 1)) * math.sqrt(variance / n)
+    return Estimate(n, mean, mean - margin, mean + margin)
+
+
+def win_rate_low(wins: int, losses: int, confidence: float) -> float:
+    """One-sided lower bound of the win rate among decided pairs (Clopper and Pearson 1934, exact).
+
+    Wilson's bound passes three wins of three; this one needs five of five at 95%.
+    """
+    if wins == 0:
+        return 0.0
+    from scipy.stats import beta
+
+    return float(beta.ppf(1 - confidence, wins, losses + 1))

@@ -1,0 +1,188 @@
+"""The gate: may this candidate be shown to a person for approval? Pure: evidence and policy in, verdict out.
+
+One superiority test, on what people asked to be changed; everything else is non-inferiority. Each check says in a
+sentence what was found and what was needed. Too little evidence rejects: it never passes. Training loss, reward
+margins and preference accuracy are not looked at: they look best where a model has collapsed.
+"""
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import orjson
+
+from feedback.policy import GatePolicy
+from retrain.evidence import Evidence, estimate, outcome, win_rate_low
+
+RETAINED_SHARE_MIN = 0.25
+"""Of the held-out rows that the policy asks for, this share must be answers that people approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The verdict with everything it rests on."""
+
+    decision: Literal["candidate", "rejected"]
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    evidence: Evidence
+    policy: GatePolicy
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored with the adapter. Numbers that are not finite become null."""
+        report = asdict(self) | {
+            "policy": self.policy.model_dump(mode="json"),
+            "evidence": self.evidence.to_json(),
+        }
+        return dict(orjson.loads(orjson.dumps(report)))
+
+    @property
+    def evidence_hash(self) -> str:
+        """SHA-256 of the stored report, named by every later decision about the adapter."""
+        return hashlib.sha256(orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
+    """Reject unless every check passes; the reasons are the sentences of those that did not."""
+    checks = (
+        _enough(evidence, policy),
+        _errors(evidence),
+        _better(evidence, policy),
+        _retains(evidence, policy),
+        _near_base(evidence, policy),
+        *_length(evidence, policy),
+        _rate(
+            "repetition", "repeat themselves", evidence.repetition_rate, policy.repetition_rate_max, evidence
+        ),
+        _rate("unfinished", "are cut off", evidence.unfinished_rate, policy.unfinished_rate_max, evidence),
+    )
+    reasons = tuple(check.sentence for check in checks if not check.passed)
+    return GateReport("rejected" if reasons else "candidate", reasons, checks, evidence, policy)
+
+
+def _enough(evidence: Evidence, policy: GatePolicy) -> Check:
+    need = policy.held_out_rows_min
+    passed = evidence.items >= need
+    return Check(
+        "held_out_rows",
+        evidence.items,
+        need,
+        passed,
+        f"{evidence.items} held-out rows were compared, at least {need} are needed"
+        + ("." if passed else ": not enough evidence."),
+    )
+
+
+def _errors(evidence: Evidence) -> Check:
+    example = f", such as: {evidence.error_examples[0]}" if evidence.error_examples else ""
+    return Check(
+        "errors",
+        evidence.errors,
+        0,
+        evidence.errors == 0,
+        f"{evidence.errors} requests failed during the evaluation{example}.".replace("..", "."),
+    )
+
+
+def _better(evidence: Evidence, policy: GatePolicy) -> Check:
+    wins, losses, ties = outcome(evidence.taught)
+    low = win_rate_low(wins, losses, policy.win_rate_confidence)
+    return Check(
+        "win_rate",
+        low,
+        0.5,
+        low > 0.5,
+        f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
+        f"comparisons ({ties} ties): the win rate's {policy.win_rate_confidence:.0%} lower bound is {low:.2f}, "
+        "needed above 0.50.",
+    )
+
+
+def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
+    need = max(2, math.ceil(RETAINED_SHARE_MIN * policy.held_out_rows_min))
+    n = len(evidence.retained)
+    limit = policy.retention_drop_max
+    if n < need:
+        sentence = f"{n} held-out answers that people approved were asked again, at least {need} are needed: "
+        return Check(
+            "retention_drop", None, limit, False, sentence + "not enough evidence that they are kept."
+        )
+    drop = estimate([pair.champion - pair.candidate for pair in evidence.retained])
+    return Check(
+        "retention_drop",
+        drop.high,
+        limit,
+        drop.high <= limit,
+        f"On {n} answers that people approved, agreement fell by {drop.mean:.3f} (upper bound {drop.high:.3f}), "
+        f"tolerated is {limit:.3f}.",
+    )
+
+
+def _near_base(evidence: Evidence, policy: GatePolicy) -> Check:
+    kl, limit = evidence.kl_to_base, policy.kl_to_base_max
+    if kl.n < 2:
+        sentence = f"Divergence from the base model was measured on {kl.n} answers: not enough evidence."
+        return Check("kl_to_base", None, limit, False, sentence)
+    return Check(
+        "kl_to_base",
+        kl.high,
+        limit,
+        kl.high <= limit,
+        f"Divergence from the base model is {kl.mean:.2f} nats per token (upper bound {kl.high:.2f}), "
+        f"tolerated is {limit:.2f}.",
+    )
+
+
+def _length(evidence: Evidence, policy: GatePolicy) -> tuple[Check, Check]:
+    ratio = evidence.length_ratio
+    if ratio is None:
+        sentence = "The length of the answers could not be compared: not enough evidence."
+        return (
+            Check("length_ratio_min", None, policy.length_ratio_min, False, sentence),
+            Check("length_ratio_max", None, policy.length_ratio_max, False, sentence),
+        )
+    found = f"The candidate's answers have {ratio:.2f} times the champion's length, "
+    shortest, longest = policy.length_ratio_min, policy.length_ratio_max
+    return (
+        Check(
+            "length_ratio_min",
+            ratio,
+            shortest,
+            ratio >= shortest,
+            f"{found}at least {shortest:.2f} is needed.",
+        ),
+        Check(
+            "length_ratio_max",
+            ratio,
+            longest,
+            ratio <= longest,
+            f"{found}at most {longest:.2f} is tolerated.",
+        ),
+    )
+
+
+def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence: Evidence) -> Check:
+    """A share of bad answers: tolerated up to the policy's limit, or up to the champion's own."""
+    candidate, champion = rates.get(evidence.candidate), rates.get(evidence.champion, 0.0)
+    tolerated = max(limit, champion)
+    if candidate is None:
+        return Check(f"{name}_rate", None, tolerated, False, f"How many answers {what} is not known.")
+    return Check(
+        f"{name}_rate",
+        candidate,
+        tolerated,
+        candidate <= tolerated,
+        f"{candidate:.1%} of the candidate's answers {what} (champion {champion:.1%}), tolerated is {tolerated:.1%}.",
+    )

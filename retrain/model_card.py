@@ -1,0 +1,68 @@
+"""The model card: what an adapter was made from, in Markdown, beside its weights.
+
+It holds counts and hashes, never a prompt, an answer or a name: a card is copied to places where those must not
+go. What the evaluation found is in the record with the gate's report, since it is known only after publication.
+"""
+
+from typing import Any
+
+from feedback.datasets import Dataset
+from feedback.runs import Run
+from retrain.recipe import Recipe
+from retrain.training import TrainingResult
+
+RECIPE_ROWS = (
+    "learning_rate", "schedule", "epochs", "batch_size", "accumulation_steps", "rank", "alpha", "dropout", "beta",
+    "sft_weight", "seed", "max_length",
+)  # fmt: skip
+
+
+def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResult) -> str:
+    """The card of the adapter that `run` trained."""
+    counts = dataset.counts
+    shown = [(name, getattr(recipe, name)) for name in RECIPE_ROWS if getattr(recipe, name) is not None]
+    sections = [
+        f"# {run.adapter_id}",
+        f"A LoRA adapter for `{recipe.base_model}`, trained with {recipe.method.upper()} (TRL) from the feedback "
+        f"on the model `{run.model}`. It is served only on that base model, under the base model's licence.",
+        "## Data",
+        _table(
+            [
+                ("dataset", f"`{dataset.dataset_id}`"),
+                ("content hash", f"`{dataset.content_hash}`"),
+                ("training rows", counts.get("train")),
+                ("held-out rows", counts.get("held_out")),
+                ("people", counts.get("raters")),
+                *((f"{source} (training)", n) for source, n in counts.get("train_sources", {}).items()),
+                ("repeats of each demonstration", counts.get("demonstration_repeats")),
+            ]
+        ),
+        _left_out(counts.get("excluded", {})),
+        "## Training",
+        _table(
+            [
+                ("run", f"`{run.run_id}`"),
+                ("recipe hash", f"`{run.recipe_hash}`"),
+                *shown,
+                ("rows too long to fit", result.rows_left_out),
+                ("steps", result.steps),
+                ("final loss", f"{result.loss:.4f}"),
+                ("seconds", f"{result.seconds:.1f}"),
+                ("peak memory", f"{result.memory_bytes / 2**20:.0f} MiB"),
+                ("device", result.device),
+                *result.notes.items(),
+            ]
+        ),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    lines = [f"| {name.replace('_', ' ')} | {value} |" for name, value in rows if value is not None]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _left_out(excluded: dict[str, int]) -> str:
+    if not excluded:
+        return ""
+    return "Left out: " + "; ".join(f"{number} ({reason})" for reason, number in excluded.items()) + "."
