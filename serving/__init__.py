@@ -1,0 +1,1 @@
+"""The request path: authenticate, route, relay, record; and the engines behind it."""

@@ -1,0 +1,139 @@
+"""The gateway as a web application: which path is answered by what.
+
+Completions are relayed (`serving.chat`); feedback, models and `/admin` are ordinary routes. Every other path is a 404,
+the engine's own load, unload and sleep included: nothing is passed through by default. Errors have OpenAI's shape,
+under `/admin` they are problem details.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from feedback.api import FeedbackDeps, feedback_router
+from feedback.errors import HoneError
+from feedback.settings import FeedbackSettings
+from monitoring.metrics import CONTENT_TYPE, render
+from serving.admin import AdminDeps, admin_router
+from serving.asked import CHAT, TEXT
+from serving.drain import spool_submission
+from serving.errors import ApiError
+from serving.exchange import AsgiRoute
+from serving.fast_lane import SWITCH, Relayed
+from serving.gateway import Gateway
+from serving.model_list import list_models, show_model
+from serving.problems import describe, problem
+from serving.settings import ServingSettings
+
+ERROR_TYPES = {403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+
+
+def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
+    """The application; its lifespan starts and stops the gateway."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        gateway = app.state.gateway = await Gateway.start(settings, record)
+        try:
+            yield {SWITCH: Relayed(gateway.relayed, settings.request_bytes_max)}
+        finally:
+            await gateway.stop()
+
+    app = FastAPI(title="Hone", lifespan=lifespan, docs_url=None, redoc_url=None)
+    for path in (CHAT, TEXT):
+        relayed = AsgiRoute(lambda: app.state.gateway.relayed, settings.request_bytes_max)
+        app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
+    app.include_router(feedback_router(_feedback_deps))
+    app.include_router(admin_router(_admin_deps))
+    _add_models(app)
+    _add_operations(app)
+    _add_error_handlers(app)
+    return app
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def _feedback_deps(request: Request) -> FeedbackDeps:
+    gateway = _gateway(request)
+    return FeedbackDeps(
+        database=gateway.database,
+        token_secret=gateway.token_secret,
+        pseudonym_secret=gateway.pseudonym_secret,
+        identify=gateway.identify,
+        spool=lambda given: spool_submission(gateway.spool, given),
+    )
+
+
+def _admin_deps(request: Request) -> AdminDeps:
+    gateway = _gateway(request)
+    return AdminDeps(database=gateway.database, identify=gateway.identify)
+
+
+def _add_models(app: FastAPI) -> None:
+    @app.get("/v1/models", tags=["models"], summary="List the models")
+    async def models(request: Request) -> dict[str, Any]:
+        gateway = _gateway(request)
+        return list_models(gateway.completions.table, gateway.identify(request))
+
+    @app.get("/v1/models/{name}", tags=["models"], summary="Show one model or version")
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        gateway = _gateway(request)
+        return show_model(gateway.completions.table, gateway.identify(request), name)
+
+
+def _add_operations(app: FastAPI) -> None:
+    @app.get("/health", tags=["operations"], summary="Say whether this gateway can answer and record")
+    async def health(request: Request, response: Response) -> dict[str, Any]:
+        found = await _gateway(request).health()
+        response.status_code = 503 if found["status"] == "unready" else 200
+        return found
+
+    @app.get("/status", tags=["operations"], summary="Say that this process runs")
+    async def status() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    async def metrics(request: Request) -> Response:
+        return Response(render(_gateway(request).metrics), media_type=CONTENT_TYPE)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return _answer_error(request, error)
+
+    @app.exception_handler(HoneError)
+    async def hone_error(request: Request, error: HoneError) -> Response:
+        status, title = describe(error)
+        kind = ERROR_TYPES.get(status, "invalid_request_error")
+        return _answer_error(request, ApiError(status, str(error), type=kind), title=title)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = f"'{field or 'body'}' is {first.get('input')!r:.80}: {first['msg']}."
+        return _answer_error(request, ApiError(422, message, param=field or None))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        kind = ERROR_TYPES.get(error.status_code, "invalid_request_error")
+        return _answer_error(request, ApiError(error.status_code, message, type=kind), title=error.detail)
+
+
+def _answer_error(request: Request, error: ApiError, *, title: str = "Refused") -> Response:
+    if request.url.path.startswith("/admin"):
+        response = problem(error.status, title, error.message, instance=request.url.path)
+    else:
+        response = Response(error.body(), error.status, media_type="application/json")
+    for name, value in error.headers:
+        response.headers[name.decode()] = value.decode()
+    return response

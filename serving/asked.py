@@ -1,0 +1,182 @@
+"""Read one relayed request: parse the body once, check what this gateway relies on, hide who is asking.
+
+Everything else in the body is the engine's business and is passed on as it came: an unknown field is no error here.
+The rater's own id is replaced by a pseudonym before anything else happens, and is in nothing that is sent on or kept.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from feedback.ids import RATER_ID_LENGTH_MAX, new_hex, pseudonym
+from serving.auth import Caller
+from serving.errors import ApiError, bad_request
+from serving.exchange import Request
+
+CHAT = b"/v1/chat/completions"
+TEXT = b"/v1/completions"
+QUESTION = {CHAT: "messages", TEXT: "prompt"}
+CHANGED = ("model", "return_token_ids", "stream_options")
+ID_PREFIX = {CHAT: "chatcmpl", TEXT: "cmpl"}
+
+METADATA_PAIRS_MAX = 16
+METADATA_KEY_MAX = 64
+METADATA_VALUE_MAX = 512
+SESSION_LENGTH_MAX = 256
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, checked. `hex_id` names it to the engine.
+
+    The body is kept as JSON in two parts: `own` holds the fields that the gateway sends changed, as the client
+    sent them; `rest` is everything else but the rater's id.
+    """
+
+    path: bytes
+    hex_id: str
+    completion_id: str
+    model: str
+    stream: bool
+    own: dict[str, Any]
+    rest: bytes
+    metadata: dict[str, str] | None
+    consent: bool | None
+    rater: str | None
+    session: str | None
+    traceparent: bytes | None
+    wants_token_ids: bool
+    wants_usage: bool
+
+    @property
+    def unit(self) -> str:
+        """What an experiment's arm sticks to: the rater, else the session, else this completion alone."""
+        return self.rater or self.session or self.completion_id
+
+    def body_for(self, served_name: str) -> bytes:
+        """The body as the engine gets it: its own name for the version; token ids and usage always."""
+        fields = {**self.own, "model": served_name, "return_token_ids": True}
+        if self.stream and not self.wants_usage:
+            fields["stream_options"] = {"include_usage": True}
+        return _joined(fields, self.rest)
+
+    def body_as_asked(self) -> bytes:
+        """The body as it arrived, without the rater's id."""
+        return _joined(self.own, self.rest)
+
+
+def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
+    """Check a request and give it its id.
+
+    Raises:
+        ApiError: 400; the message names the field, its value and what was expected.
+    """
+    fields, headers = _parse(request.body), request.headers
+    model, stream = fields.get("model"), fields.get("stream")
+    if not isinstance(model, str) or not model:
+        raise _unexpected("model", model, "the name of a model, such as 'support'; GET /v1/models lists them")
+    if stream is not None and not isinstance(stream, bool):
+        raise _unexpected("stream", stream, "true or false")
+    question = QUESTION[request.path]
+    if not fields.get(question):
+        raise _unexpected(question, fields.get(question), "the conversation so far, not empty")
+    options = fields.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _unexpected("stream_options", options, "an object")
+    _check_metadata(fields.get("metadata"))
+    rater = _take_rater(fields, headers, caller, secret)
+    own = {name: fields.pop(name) for name in CHANGED if name in fields}
+    hex_id = new_hex()
+    return Asked(
+        path=request.path,
+        hex_id=hex_id,
+        completion_id=f"{ID_PREFIX[request.path]}-{hex_id}",
+        model=model,
+        stream=stream is True,
+        own=own,
+        rest=orjson.dumps(fields),
+        metadata=fields.get("metadata"),
+        consent=_consent(fields.get("store")),
+        rater=rater,
+        session=_session(headers.get(b"x-hone-session-id")),
+        traceparent=headers.get(b"traceparent"),
+        wants_token_ids=own.get("return_token_ids") is True,
+        wants_usage=options is not None and options.get("include_usage") is True,
+    )
+
+
+def _joined(fields: dict[str, Any], rest: bytes) -> bytes:
+    # `rest` is never empty: it holds the question at least.
+    return b"%b,%b" % (orjson.dumps(fields)[:-1], rest[1:])
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"The request body is not valid JSON: {error}. Send one JSON object.") from error
+    if not isinstance(fields, dict):
+        raise bad_request(f"The request body is a JSON {type(fields).__name__}; expected one object.")
+    return fields
+
+
+def _take_rater(
+    fields: dict[str, Any], headers: dict[bytes, bytes], caller: Caller, secret: bytes
+) -> str | None:
+    new, old = fields.pop("safety_identifier", None), fields.pop("user", None)
+    header = headers.get(b"x-hone-rater-id")
+    rater = new if new is not None else old if old is not None else header and header.decode("latin-1")
+    if not rater:
+        return None
+    if not isinstance(rater, str) or len(rater) > RATER_ID_LENGTH_MAX:
+        name = "safety_identifier" if new is not None else "user"
+        # The value stays out of the message: it is the one thing this gateway must not write down.
+        raise bad_request(
+            f"'{name}' must be a string of at most {RATER_ID_LENGTH_MAX} characters.", param=name
+        )
+    return pseudonym(secret, caller.project, rater)
+
+
+def _session(value: bytes | None) -> str | None:
+    if not value:
+        return None
+    if len(value) > SESSION_LENGTH_MAX:
+        raise bad_request(f"x-hone-session-id has {len(value)} bytes; expected at most {SESSION_LENGTH_MAX}.")
+    return value.decode("latin-1")
+
+
+def _consent(store: Any) -> bool | None:
+    if store is not None and not isinstance(store, bool):
+        raise _unexpected("store", store, "true or false")
+    return store
+
+
+def _check_metadata(metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        raise _unexpected("metadata", metadata, "an object of strings")
+    if len(metadata) > METADATA_PAIRS_MAX:
+        raise bad_request(
+            f"'metadata' has {len(metadata)} entries; expected at most {METADATA_PAIRS_MAX}.",
+            param="metadata",
+        )
+    for key, value in metadata.items():
+        if len(key) > METADATA_KEY_MAX:
+            raise bad_request(
+                f"'metadata' key '{key[:80]}' has {len(key)} characters; expected at most {METADATA_KEY_MAX}.",
+                param="metadata",
+            )
+        if not isinstance(value, str) or len(value) > METADATA_VALUE_MAX:
+            raise _unexpected(
+                f"metadata.{key}", value, f"a string of at most {METADATA_VALUE_MAX} characters"
+            )
+
+
+def _unexpected(param: str, value: Any, expected: str) -> ApiError:
+    if value is None:
+        return bad_request(f"'{param}' is missing. Expected {expected}.", param=param)
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return bad_request(f"'{param}' is {shown}. Expected {expected}.", param=param)

@@ -1,0 +1,173 @@
+"""Move the spool into the record, in batches, without taking the event loop from anybody.
+
+Rows are read in slices of a millisecond. A batch is forgotten by the spool only once its transaction has committed;
+inserting one twice is harmless, so every completion is in the record exactly once, whatever was killed. While the
+database is away the spool grows and the drain tries again with a growing pause.
+
+One row the database refuses for what it holds must not stop those behind it: it is set aside in `refused/`, counted and
+logged, and the rest go on.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from datetime import datetime
+
+import asyncpg
+import orjson
+from sqlalchemy.exc import DBAPIError
+
+from feedback import completions, submissions
+from feedback.completions import Completion
+from feedback.database import Database
+from feedback.ids import new_id
+from feedback.submissions import Submission
+from serving.spool import COMPLETION, FEEDBACK, Batch, Record, Spool
+from serving.transcript import read_row
+
+logger = logging.getLogger(__name__)
+
+SLICE_SECONDS = 0.001
+PAUSE_SECONDS_MAX = 10.0
+ADOPT_SECONDS = 30.0
+
+
+class Drain:
+    """The task that empties one gateway's spool."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        database: Database,
+        *,
+        batch_rows_max: int = 256,
+        interval_seconds: float = 0.2,
+        sync_seconds: float = 1.0,
+    ) -> None:
+        self.spool = spool
+        self.database = database
+        self.batch_rows_max = batch_rows_max
+        self.interval_seconds = interval_seconds
+        self.sync_seconds = sync_seconds
+        self.recorded = 0
+        self.refused = 0
+        self.last_error: str | None = None
+
+    async def run(self) -> None:
+        """Drain until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._drain_for_ever())
+            group.create_task(self._sync_for_ever())
+
+    async def flush(self) -> None:
+        """Drain what is there now, once; raises when the database does not take it."""
+        while (batch := self.spool.next_batch(records_max=self.batch_rows_max)) is not None:
+            await self._store(batch)
+            self.spool.advance(batch)
+
+    async def _drain_for_ever(self) -> None:
+        pause = self.interval_seconds
+        adopted_at = time.monotonic()
+        while True:
+            try:
+                await self.flush()
+            except Exception as error:
+                pause = min(pause * 2, PAUSE_SECONDS_MAX)
+                if self.last_error is None:
+                    logger.warning(
+                        "The database does not take completions; they wait in the spool: %s", error
+                    )
+                self.last_error = f"{error}"
+            else:
+                if self.last_error is not None:
+                    logger.info("The database takes completions again.")
+                pause, self.last_error = self.interval_seconds, None
+            if time.monotonic() - adopted_at > ADOPT_SECONDS:
+                adopted_at = time.monotonic()
+                self.spool.adopt()
+            await asyncio.sleep(pause)
+
+    async def _sync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.sync_seconds)
+            with suppress(OSError):
+                await asyncio.to_thread(self.spool.sync)
+
+    async def _store(self, batch: Batch) -> None:
+        rows = await self._read(batch)
+        given = [record for record in batch.records if record.kind == FEEDBACK]
+        try:
+            await self._insert(rows, given)
+        except Exception as error:
+            if not _is_about_a_row(error):
+                raise
+            await self._store_one_by_one(batch)
+
+    async def _read(self, batch: Batch) -> list[Completion]:
+        rows: list[Completion] = []
+        began = time.perf_counter()
+        for record in batch.records:
+            if record.kind != COMPLETION:
+                continue
+            try:
+                rows.append(read_row(record.payload))
+            except (ValueError, TypeError, KeyError) as error:
+                self._set_aside(record, error)
+            if time.perf_counter() - began > SLICE_SECONDS:
+                await asyncio.sleep(SLICE_SECONDS)
+                began = time.perf_counter()
+        return rows
+
+    async def _insert(self, rows: list[Completion], given: list[Record]) -> None:
+        async with self.database.begin() as connection:
+            if rows:
+                self.recorded += await completions.insert_many(connection, rows)
+            for record in given:
+                await submissions.store(connection, read_submission(record.payload))
+
+    async def _store_one_by_one(self, batch: Batch) -> None:
+        for record in batch.records:
+            try:
+                if record.kind == FEEDBACK:
+                    await self._insert([], [record])
+                else:
+                    await self._insert([read_row(record.payload)], [])
+            except Exception as error:
+                if not _is_about_a_row(error):
+                    raise
+                self._set_aside(record, error)
+
+    def _set_aside(self, record: Record, error: Exception) -> None:
+        self.refused += 1
+        directory = self.spool.root / "refused"
+        directory.mkdir(exist_ok=True)
+        path = directory / f"{new_id('record')}.bin"
+        path.write_bytes(record.payload)
+        logger.error("A record cannot be stored and was set aside in %s: %s", path, error)
+
+
+def spool_submission(spool: Spool, given: Submission) -> None:
+    """Keep feedback on disk while the database is away."""
+    spool.append(FEEDBACK, orjson.dumps(given))
+
+
+def read_submission(payload: bytes) -> Submission:
+    """Feedback as `spool_submission` wrote it."""
+    fields = orjson.loads(payload)
+    return Submission(**{**fields, "created_at": datetime.fromisoformat(fields["created_at"])})
+
+
+def _is_about_a_row(error: Exception) -> bool:
+    """Whether the database, or its driver, refuses what a row holds; anything else is an outage."""
+    cause: BaseException | None = (
+        error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+    )
+    about_values = (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    )
+    return isinstance(cause, about_values)

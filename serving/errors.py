@@ -1,0 +1,104 @@
+"""Errors on `/v1`, in the shape and with the status codes that OpenAI's SDKs turn into their exceptions.
+
+The SDK picks its exception class by HTTP status (400, 401, 403, 404, 409, 422, 429, 5xx) and shows `message`; programs
+branch on `code`. Nothing here is for `/admin`, which answers with problem details.
+"""
+
+import orjson
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+
+
+class ApiError(Exception):
+    """A refusal the client reads: what happened with the value, what was expected, what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers: Headers = headers or []
+
+    def body(self) -> bytes:
+        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+        detail = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": detail})
+
+    def event(self) -> bytes:
+        """The same as one server-sent event, for a stream that has already begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the request cannot be served as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def wrong_key(message: str) -> ApiError:
+    """401: no key, or one that does not work."""
+    return ApiError(401, message, code="invalid_api_key", headers=[(b"www-authenticate", b"Bearer")])
+
+
+def unknown_model(message: str) -> ApiError:
+    """404: no such model or version in the caller's project."""
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def too_large(length_bytes: int, limit_bytes: int) -> ApiError:
+    """413: the body is longer than this gateway reads."""
+    return ApiError(
+        413,
+        f"The request body has {length_bytes} bytes; this gateway reads at most {limit_bytes}. "
+        "Shorten the conversation, or raise [serving] request_bytes_max.",
+        code="request_too_large",
+    )
+
+
+def not_ready(message: str, *, retry_after_seconds: int = 1) -> ApiError:
+    """503: nothing can answer now; worth another try after `retry-after`."""
+    return ApiError(
+        503,
+        message,
+        type="server_error",
+        code="engine_unavailable",
+        headers=[(b"retry-after", str(retry_after_seconds).encode())],
+    )
+
+
+def engine_refused(status: int, body: bytes) -> ApiError:
+    """The engine's own refusal, in OpenAI's shape; what it says to us alone (401, 403) stays between us."""
+    try:
+        detail = orjson.loads(body)["error"]
+        message, kind, param, code = (
+            detail["message"],
+            detail.get("type"),
+            detail.get("param"),
+            detail.get("code"),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return engine_failed(f"The engine answered {status} without saying why. `hone doctor` looks into it.")
+    if status in (401, 403):
+        return engine_failed(
+            "The engine does not accept this gateway's key. Set [serving] engine_api_key to the engine's."
+        )
+    return ApiError(
+        status, message, type=kind or "server_error", param=param, code=None if code is None else str(code)
+    )
+
+
+def engine_failed(message: str, *, code: str = "engine_error", status: int = 502) -> ApiError:
+    """5xx: the engine took the request and did not finish it."""
+    return ApiError(status, message, type="server_error", code=code)

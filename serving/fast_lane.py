@@ -1,0 +1,182 @@
+"""Serve the relayed routes inside uvicorn's HTTP protocol, without an ASGI cycle per request.
+
+The numbers decide: an ASGI scope, cycle and message per piece cost more than everything else a gateway does for a short
+answer. This subclass takes `POST` to a relayed path when nothing is unusual about it; whatever is (a pipelined
+request, `Expect`, an upgrade, a query string) and every other route goes the ordinary way to the application, which
+answers the same. Keep-alive, draining and limits stay uvicorn's own.
+
+It leans on uvicorn's `HttpToolsProtocol`: the attributes `cycle`, `flow`, `parser`, `tasks`, `url` and `headers`. The
+tests run every behaviour through both lanes, so an upgrade of uvicorn that moves them fails there.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.errors import ApiError, Headers, engine_failed, too_large
+from serving.exchange import Handler, Request
+
+CHUNKED = (b"transfer-encoding", b"chunked")
+SWITCH = "relayed"
+"""Key of the lifespan state under which the application puts a `Relayed`."""
+
+
+class Relayed:
+    """What the application hands to the lane: handlers by path, and the longest body they read."""
+
+    def __init__(self, handlers: dict[bytes, Handler], body_bytes_max: int) -> None:
+        self.handlers = handlers
+        self.body_bytes_max = body_bytes_max
+
+
+class _Exchange:
+    """One request and its reply. uvicorn keeps it where it keeps its own cycle, and reads the first four fields."""
+
+    def __init__(self, protocol: "FastLane", handler: Handler, keep_alive: bool) -> None:
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.message_event = _NOBODY_WAITS
+        self.handler = handler
+        self.body: list[bytes] = []
+        self.body_bytes = 0
+        self.started = False
+        self._protocol = protocol
+        self._chunked = False
+
+    async def run(self, request: Request) -> None:
+        """Answer; a handler that fails leaves a closed connection, never a half answer that looks whole."""
+        try:
+            await self.handler(request, self)
+        except asyncio.CancelledError:
+            self._protocol.transport.close()
+        except Exception:
+            self._protocol.logger.exception("The handler of %s failed", request.path.decode())
+            if self.started:
+                self._protocol.transport.close()
+            else:
+                message = "The gateway failed; its log says why."
+                await self.refuse(engine_failed(message, code="internal_error", status=500))
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with an error and close the connection."""
+        self.keep_alive = False
+        await self.whole(error.status, [*error.headers, (b"content-type", b"application/json")], error.body())
+
+    # What serving.exchange.Reply promises.
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Answer with a complete body."""
+        await self._send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]) + body)
+        self._finish()
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Begin a body of unknown length."""
+        self._chunked = self._protocol.parser.get_http_version() != "1.0"
+        self.keep_alive = self.keep_alive and self._chunked
+        await self._send(self._head(status, [*headers, CHUNKED] if self._chunked else headers))
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece of it."""
+        if piece:
+            await self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    async def end(self, piece: bytes = b"") -> None:
+        """Send the last piece."""
+        if self._chunked:
+            piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n"
+        await self._send(piece)
+        self._finish()
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        self.started = True
+        lines = [STATUS_LINE[status]]
+        lines += [b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(lines)
+
+    async def _send(self, data: bytes) -> None:
+        flow = self._protocol.flow
+        if flow.write_paused:
+            await flow.drain()
+        self._protocol.transport.write(data)
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()
+
+
+class _NobodyWaits:
+    def set(self) -> None:
+        """Stand in for the event on which an ASGI cycle waits."""
+
+
+_NOBODY_WAITS = _NobodyWaits()
+
+
+class FastLane(HttpToolsProtocol):
+    """uvicorn's protocol with a short way for the relayed routes."""
+
+    exchange: _Exchange | None = None
+    answering: "asyncio.Task[None] | None" = None
+
+    def on_headers_complete(self) -> None:
+        """Take the request here, or let uvicorn build an ASGI cycle for it."""
+        relayed: Relayed | None = self.app_state.get(SWITCH)
+        handler = relayed.handlers.get(self.url) if relayed else None
+        if handler is None or self._is_unusual():
+            self.exchange = None
+            super().on_headers_complete()
+            return
+        parser: Any = self.parser
+        self.cycle: Any = _Exchange(
+            self, handler, parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        )
+        self.exchange = self.cycle
+
+    def _is_unusual(self) -> bool:
+        busy = self.cycle is not None and not self.cycle.response_complete
+        odd = self.expect_100_continue or self.parser.should_upgrade()
+        return busy or odd or self.parser.get_method() != b"POST" or self.limit_concurrency is not None
+
+    def on_body(self, body: bytes) -> None:
+        """Collect the body, and refuse one that is too long before it is here."""
+        exchange = self.exchange
+        if exchange is None:
+            super().on_body(body)
+            return
+        exchange.body_bytes += len(body)
+        limit = self.app_state[SWITCH].body_bytes_max
+        if exchange.body_bytes <= limit:
+            exchange.body.append(body)
+        elif not exchange.started:
+            self._run(exchange.refuse(too_large(exchange.body_bytes, limit)))
+            exchange.started = True
+
+    def on_message_complete(self) -> None:
+        """Start the handler: the request is here."""
+        exchange = self.exchange
+        if exchange is None:
+            super().on_message_complete()
+        elif not exchange.started:
+            body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
+            exchange.body.clear()
+            request = Request(self.url, dict(self.headers), body, time.perf_counter())
+            self.answering = self._run(exchange.run(request))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the handler of a client that is gone."""
+        super().connection_lost(exc)
+        if self.answering is not None and not self.answering.done():
+            self.answering.cancel()
+
+    def _run(self, work: Any) -> "asyncio.Task[None]":
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task

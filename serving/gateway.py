@@ -1,0 +1,205 @@
+"""Everything one gateway process holds, put together at its start and taken apart at its end.
+
+A gateway keeps no state of its own but its spool: stop it, and another does the same work. It needs the database to
+start, to learn the keys, the models and the shared secrets; after that it serves without it.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from starlette.requests import Request as HttpRequest
+
+from feedback import keys
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.settings import FeedbackSettings
+from monitoring.metrics import RequestMetrics
+from serving.asked import CHAT, TEXT
+from serving.auth import Caller, identify
+from serving.chat import Completions
+from serving.drain import Drain
+from serving.engines import Engine, Timeouts
+from serving.exchange import Handler
+from serving.recorder import Recorder
+from serving.routing import RoutingTable
+from serving.routing_table import TableKeeper
+from serving.settings import ServingSettings
+from serving.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_SECONDS = 15.0
+FLUSH_TIMEOUT_SECONDS = 5.0
+DAY_SECONDS = 86_400
+
+
+class Gateway:
+    """The parts of a running gateway. Use `Gateway.start`."""
+
+    def __init__(
+        self,
+        *,
+        settings: ServingSettings,
+        database: Database,
+        spool: Spool,
+        engines: dict[str, Engine],
+        pseudonym_secret: bytes,
+        token_secret: bytes,
+        token_lifetime_seconds: int,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.spool = spool
+        self.engines = engines
+        self.pseudonym_secret = pseudonym_secret
+        self.token_secret = token_secret
+        self.metrics = RequestMetrics()
+        self.recorder = Recorder(spool)
+        self.drain = Drain(
+            spool,
+            database,
+            batch_rows_max=settings.record_batch_rows_max,
+            interval_seconds=settings.record_interval_seconds,
+        )
+        self.completions = Completions(
+            engines=engines,
+            recorder=self.recorder,
+            metrics=self.metrics,
+            pseudonym_secret=pseudonym_secret,
+            token_secret=token_secret,
+            token_lifetime_seconds=token_lifetime_seconds,
+        )
+        self.tables = TableKeeper(
+            database, engines, self._use_table, refresh_seconds=settings.registry_refresh_seconds
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._measure()
+
+    @classmethod
+    async def start(cls, settings: ServingSettings, record: FeedbackSettings) -> Self:
+        """Connect, load the routing table, and begin to drain what earlier gateways left.
+
+        Raises:
+            HoneError: the database does not answer, or another gateway's files are in the way.
+        """
+        database = Database(record.resolve_database_url())
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS), database.begin() as connection:
+                pseudonym_secret = await keys.service_secret(connection, "pseudonym")
+                token_secret = await keys.service_secret(connection, "feedback_token")
+        except (OSError, TimeoutError) as error:
+            await database.close()
+            raise HoneError(
+                f"The database does not answer: {str(error) or 'it timed out'}. "
+                "Start it (`hone up` runs one), or correct HONE_DATABASE_URL."
+            ) from error
+        gateway = cls(
+            settings=settings,
+            database=database,
+            spool=Spool(spool_directory(record), bytes_max=settings.spool_bytes_max),
+            engines=connect_engines(settings),
+            pseudonym_secret=pseudonym_secret,
+            token_secret=token_secret,
+            token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
+        )
+        await gateway.tables.refresh()
+        gateway._tasks = [asyncio.create_task(gateway.tables.run()), asyncio.create_task(gateway.drain.run())]
+        return gateway
+
+    async def stop(self) -> None:
+        """Record what is left, as far as the database takes it now, and close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Exception):
+            async with asyncio.timeout(FLUSH_TIMEOUT_SECONDS):
+                await self.drain.flush()
+        if self.spool.depth_bytes:
+            logger.warning(
+                "%d bytes wait in %s for the next gateway.", self.spool.depth_bytes, self.spool.root
+            )
+        self.spool.close()
+        for engine in self.engines.values():
+            engine.close()
+        await self.database.close()
+
+    @property
+    def relayed(self) -> dict[bytes, Handler]:
+        """The routes whose answers are relayed, by path."""
+        return {CHAT: self.completions.create, TEXT: self.completions.create}
+
+    def identify(self, request: HttpRequest) -> Caller:
+        """Who calls an ordinary route.
+
+        Raises:
+            ApiError: 401.
+        """
+        authorization = request.headers.get("authorization")
+        value = None if authorization is None else authorization.encode("latin-1")
+        return identify(value, self.completions.table.keys)
+
+    async def health(self) -> dict[str, Any]:
+        """Whether this gateway can answer and record, and what stands in the way."""
+        table, database = self.completions.table, "ok"
+        try:
+            async with asyncio.timeout(2.0), self.database.begin():
+                pass
+        except Exception as error:
+            database = str(error) or "it does not answer"
+        waiting = sorted(
+            route.champion.name
+            for route in table.models.values()
+            if not table.holders.get(route.champion.adapter_id)
+        )
+        ready = any(table.holders.values())
+        return {
+            "status": "ok"
+            if ready and not waiting and database == "ok"
+            else "degraded"
+            if ready
+            else "unready",
+            "database": database,
+            "engines": {url: {"in_flight": engine.busy} for url, engine in self.engines.items()},
+            "champions_not_loaded": waiting,
+            "spool_bytes": self.spool.depth_bytes,
+            "completions_lost": self.recorder.lost,
+        }
+
+    def _use_table(self, table: RoutingTable) -> None:
+        self.completions.table = table
+
+    def _measure(self) -> None:
+        metrics, drain, recorder = self.metrics, self.drain, self.recorder
+        metrics.gauge(
+            "hone_requests_in_flight",
+            "Requests under way.",
+            lambda: sum(e.busy for e in self.engines.values()),
+        )
+        metrics.gauge("hone_spool_bytes", "Bytes that wait for the record.", lambda: self.spool.depth_bytes)
+        metrics.counter("hone_completions_kept", "Completions written to the spool.", lambda: recorder.kept)
+        metrics.counter(
+            "hone_completions_lost", "Completions the spool had no room for.", lambda: recorder.lost
+        )
+        metrics.counter("hone_completions_recorded", "Completions in the record.", lambda: drain.recorded)
+        metrics.counter("hone_records_refused", "Records the database refused.", lambda: drain.refused)
+
+
+def connect_engines(settings: ServingSettings) -> dict[str, Engine]:
+    """A pool for each replica."""
+    timeouts = Timeouts(
+        connect=settings.engine_connect_timeout_seconds,
+        first_byte=settings.engine_first_byte_timeout_seconds,
+        idle_stream=settings.engine_idle_stream_timeout_seconds,
+        keep_alive=settings.engine_keep_alive_seconds,
+    )
+    key = settings.engine_api_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    return {url: Engine(url, timeouts, headers) for url in settings.engine_urls}
+
+
+def spool_directory(record: FeedbackSettings) -> Path:
+    """Where gateways of this state directory keep what is not in the record yet."""
+    return record.absolute_state_dir / "spool"

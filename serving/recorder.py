@@ -1,0 +1,136 @@
+"""Keep every completion, and never make an answer wait for the database.
+
+`Recorder.keep` writes a finished completion to the spool, as bytes: what was asked, what the engine answered, and a
+small head of what the gateway knows. The handler calls it before it sends the last bytes, so a client that saw the end
+of an answer finds it in the record, whatever is killed next. `serving.drain` makes rows of it, later.
+
+A full disk or spool costs records, counted in `lost`, never answers.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+import orjson
+
+from monitoring.metrics import Series
+from serving.asked import Asked
+from serving.auth import Caller
+from serving.routing import Route
+from serving.spool import COMPLETION, Spool, SpoolFull
+from serving.streaming import count_output_tokens
+
+logger = logging.getLogger(__name__)
+
+WARN_SECONDS = 60.0
+
+
+class Latency(TypedDict):
+    """How long one completion took, under the record's names."""
+
+    time_to_first_token_seconds: float | None
+    time_per_output_token_seconds: float | None
+    duration_seconds: float
+
+
+@dataclass(slots=True)
+class Recording:
+    """One completion while it is being answered.
+
+    `arrived`, `sent` and `first` are moments of `time.perf_counter()`: the request is here, it goes on to the
+    engine, the first bytes of the answer are here.
+    """
+
+    asked: Asked
+    caller: Caller
+    route: Route
+    consent: bool
+    series: Series
+    arrived: float
+    sent: float = 0.0
+    first: float | None = None
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    raw: bytearray = field(default_factory=bytearray)
+    kept: bool = False
+
+    def take(self, piece: bytes) -> None:
+        """Keep what the engine just sent."""
+        if self.first is None:
+            self.first = time.perf_counter()
+        self.raw += piece
+
+    def head(self, status: str, error: str | None) -> dict[str, Any]:
+        """What the gateway knows of the completion, under the record's names."""
+        asked, route, version = self.asked, self.route, self.route.version
+        return {
+            "completion_id": asked.completion_id,
+            "project": self.caller.project,
+            "model": version.model,
+            "adapter_id": version.adapter_id,
+            "version": version.version,
+            "experiment_id": route.experiment_id,
+            "arm": route.arm,
+            "propensity": route.propensity,
+            "unit": asked.unit,
+            "rater": asked.rater,
+            "session": asked.session,
+            "key_id": self.caller.key_id,
+            "engine": route.engine,
+            "endpoint": asked.path.decode(),
+            "consent": self.consent,
+            "status": status,
+            "error": error,
+            "metadata": asked.metadata,
+            "stream": asked.stream,
+            "created_at": self.created_at,
+        }
+
+    def measure(self, output_tokens: int) -> Latency:
+        """Latencies up to now, in seconds; those of tokens are known of streams only."""
+        duration = time.perf_counter() - self.arrived
+        to_first = self.first - self.arrived if self.asked.stream and self.first is not None else None
+        many = to_first is not None and output_tokens > 1
+        per_token = (duration - (to_first or 0.0)) / (output_tokens - 1) if many else None
+        return {
+            "time_to_first_token_seconds": to_first,
+            "time_per_output_token_seconds": per_token,
+            "duration_seconds": duration,
+        }
+
+
+class Recorder:
+    """Writes finished completions to the spool and counts them."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.kept = 0
+        self.lost = 0
+        self._warned_at = float("-inf")
+
+    def keep(self, recording: Recording, status: str, error: str | None = None) -> None:
+        """Make one completion safe; `status` is `ok`, `error` or `aborted`. A second call changes nothing."""
+        if recording.kept:
+            return
+        recording.kept = True
+        tokens = count_output_tokens(recording.raw) or 0
+        seconds = recording.measure(tokens)
+        recording.series.finished(status, tokens, **seconds)
+        request = recording.asked.body_as_asked()
+        head = {**recording.head(status, error), **seconds, "request_bytes": len(request)}
+        try:
+            self.spool.append(COMPLETION, orjson.dumps(head), b"\n", request, recording.raw)
+        except SpoolFull as full:
+            self._lose(recording.asked.completion_id, full)
+        else:
+            self.kept += 1
+
+    def _lose(self, completion_id: str, full: SpoolFull) -> None:
+        self.lost += 1
+        now = time.monotonic()
+        if now - self._warned_at > WARN_SECONDS:
+            self._warned_at = now
+            logger.error(
+                "%s Completion %s and %d before it are not recorded.", full, completion_id, self.lost - 1
+            )

@@ -1,0 +1,193 @@
+"""Which version answers, and which replica: pure functions over one frozen table.
+
+A request goes to the version it pins (`support@7`), else to the arm of the running experiment that its unit falls
+into, else to the champion; always to a replica that holds that version and has passed its probe. A version that no
+replica holds yet takes no traffic: the newest earlier champion goes on answering. No clock, no chance, no I/O: the
+same table and unit give the same version in every gateway.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from serving.auth import Caller
+from serving.errors import ApiError, not_ready, unknown_model
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One adapter version of a model. `served_name` is what the engine calls it."""
+
+    adapter_id: str
+    model: str
+    version: int
+    served_name: str
+
+    @property
+    def name(self) -> str:
+        """What clients see and pin: `support@7`."""
+        return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of an experiment; `weight` is its share of units, 0 to 1."""
+
+    arm: str
+    version: Version
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A split between arms, the champion's first. Weights sum to 1."""
+
+    experiment_id: str
+    salt: str
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """Everything routing knows of one model.
+
+    `fallbacks` are the earlier champions, newest first; the base model is the last of them.
+    """
+
+    project: str
+    model: str
+    champion: Version
+    fallbacks: tuple[Version, ...] = ()
+    experiment: Experiment | None = None
+    versions: Mapping[int, Version] = field(default_factory=dict)
+    consent_default: bool = False
+    created_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """What a gateway routes by: callers by key digest, models by (project, name), replicas by adapter that is ready."""
+
+    keys: Mapping[bytes, Caller] = MappingProxyType({})
+    models: Mapping[tuple[str, str], ModelRoute] = MappingProxyType({})
+    holders: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def without(self, adapter_id: str, engine: str) -> "RoutingTable":
+        """The same table, in which `engine` does not hold `adapter_id`."""
+        left = tuple(holder for holder in self.holders.get(adapter_id, ()) if holder != engine)
+        return replace(self, holders={**self.holders, adapter_id: left})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The decision for one request. `propensity` is the chance this unit had of this version."""
+
+    engine: str
+    version: Version
+    experiment_id: str | None = None
+    arm: str | None = None
+    propensity: float = 1.0
+
+
+def choose_route(
+    table: RoutingTable,
+    caller: Caller,
+    model: str,
+    unit: str,
+    *,
+    busy: Callable[[str], int] = lambda engine: 0,
+    avoid: Collection[str] = (),
+) -> Route:
+    """Decide one request.
+
+    Args:
+        model: what the client asked for, `support` or `support@7`.
+        unit: who or what sticks to an arm: a rater, else a session, else the completion itself.
+        busy: requests under way on a replica; the least busy one is taken.
+        avoid: replicas that just failed; taken only when nothing else holds the version.
+
+    Raises:
+        ApiError: 404 when the project has no such model or version, 503 when no replica is ready for it.
+    """
+    route = table.models.get((caller.project, model))
+    if route is None:
+        pinned = find_pinned(table, caller.project, model)
+        return Route(_replica(table, pinned, busy, avoid), pinned)
+    arm = choose_arm(route.experiment, unit) if route.experiment else None
+    if arm is not None and table.holders.get(arm.version.adapter_id):
+        assert route.experiment is not None
+        engine = _replica(table, arm.version, busy, avoid)
+        return Route(engine, arm.version, route.experiment.experiment_id, arm.arm, arm.weight)
+    version = _newest_held(table, route)
+    return Route(_replica(table, version, busy, avoid), version)
+
+
+def choose_arm(experiment: Experiment, unit: str) -> Arm:
+    """The arm this unit sticks to.
+
+    The unit's bucket is a number in [0, 1). The first arm owns the upper end of that line and every other arm is laid
+    out upwards from 0, so a candidate whose weight grows takes units over from the champion and gives none back.
+    """
+    position, edge = bucket(experiment.salt, unit), 0.0
+    champion, *others = experiment.arms
+    for arm in others:
+        edge += arm.weight
+        if position < edge:
+            return arm
+    return champion
+
+
+def bucket(salt: str, unit: str) -> float:
+    """Where a unit lies on the line from 0 to 1: the first 8 bytes of SHA-256 of `salt:unit`, as a fraction."""
+    digest = hashlib.sha256(f"{salt}:{unit}".encode()).digest()
+    return (int.from_bytes(digest[:8]) >> 11) / (1 << 53)
+
+
+def find_pinned(table: RoutingTable, project: str, name: str) -> Version:
+    """The version that `support@7` names.
+
+    Raises:
+        ApiError: 404; the message lists what exists.
+    """
+    model, at, number = name.rpartition("@")
+    route = table.models.get((project, model)) if at else None
+    if route is None:
+        models = sorted(known for owner, known in table.models if owner == project)
+        raise unknown_model(
+            f"Model '{name}' does not exist in project '{project}'; it has: {', '.join(models) or 'no models'}. "
+            "Ask for one of these, or for a version of it such as 'support@7'."
+        )
+    version = route.versions.get(int(number)) if number.isascii() and number.isdigit() else None
+    if version is None:
+        raise unknown_model(
+            f"Model '{model}' has no version '{number}'; it has: {', '.join(map(str, sorted(route.versions)))}. "
+            f"Ask for '{model}' to get the version in service."
+        )
+    return version
+
+
+def _newest_held(table: RoutingTable, route: ModelRoute) -> Version:
+    for version in (route.champion, *route.fallbacks):
+        if table.holders.get(version.adapter_id):
+            return version
+    return route.champion
+
+
+def _replica(
+    table: RoutingTable, version: Version, busy: Callable[[str], int], avoid: Collection[str]
+) -> str:
+    holders = table.holders.get(version.adapter_id, ())
+    if len(holders) == 1:
+        return holders[0]
+    if not holders:
+        raise _nobody_holds(version)
+    rested = [engine for engine in holders if engine not in avoid] or holders
+    return min(rested, key=busy)
+
+
+def _nobody_holds(version: Version) -> ApiError:
+    return not_ready(
+        f"No engine is ready for '{version.name}' yet: none holds it with its probe passed. "
+        "Try again in a second; `hone doctor` shows what each engine holds."
+    )

@@ -1,0 +1,88 @@
+"""Run the gateway as a server until it is told to stop.
+
+SIGTERM and SIGINT close the listening socket and let answers under way finish, for as long as the settings allow.
+"""
+
+import asyncio
+import ipaddress
+import socket
+
+import uvicorn
+
+from feedback import keys
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.settings import FeedbackSettings
+from serving.app import create_app
+from serving.fast_lane import FastLane
+from serving.settings import ServingSettings
+
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+
+
+def serve(settings: ServingSettings, record: FeedbackSettings) -> None:
+    """Listen and answer; returns when the last answer is out.
+
+    Raises:
+        HoneError: the address is taken, or is open to others while no key exists.
+    """
+    if not is_loopback(settings.gateway_host):
+        asyncio.run(_require_a_key(settings, record))
+    listener = listen(settings.gateway_host, settings.gateway_port)
+    configure(settings, record).run(sockets=[listener])
+
+
+def configure(settings: ServingSettings, record: FeedbackSettings) -> uvicorn.Server:
+    """The server, not yet running."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, record),
+            http=FastLane if settings.gateway_fast_lane else "httptools",
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=round(settings.gateway_drain_seconds),
+            backlog=BACKLOG,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        HoneError: the address cannot be used.
+    """
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG, family=_family(host))
+    except OSError as error:
+        raise HoneError(
+            f"The gateway cannot listen on {host}:{port}: {error.strerror}. "
+            "Stop what uses it, or choose another with --port."
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+async def _require_a_key(settings: ServingSettings, record: FeedbackSettings) -> None:
+    async with Database(record.resolve_database_url()) as database, database.begin() as connection:
+        if not await keys.active(connection):
+            raise HoneError(
+                f"gateway_host = '{settings.gateway_host}' is open to other machines, but no API key exists. "
+                "Make one with `hone key create --role admin` first, or listen on 127.0.0.1."
+            )

@@ -1,0 +1,76 @@
+"""Turn the engine's bytes into the client's, without parsing them.
+
+The engine is asked for token ids and usage that the client may not have asked for, and knows an adapter by a name the
+client does not. All of that is found by byte patterns: inside JSON strings every quote is escaped, so a pattern that
+begins with a bare quote matches keys only, never what a model or a person wrote. Pieces are passed on at event
+boundaries and are never split or re-framed; how the network cut the bytes makes no difference to what comes out.
+"""
+
+import re
+
+DONE = b"data: [DONE]\n\n"
+
+_TOKEN_IDS = re.compile(rb'token_ids":\[[\d,\s]*\]')
+_TOKEN_IDS_SHORT = b'token_ids":['
+_NO_TOKEN_IDS = b'token_ids":null'
+_USAGE_EVENT = re.compile(rb'data: \{[^\n]*"choices":\[\][^\n]*"usage":\{[^\n]*\n\n')
+_NO_CHOICES = b'"choices":[]'
+_ABANDONED = (b'"finish_reason":"abort"', b'"finish_reason":"error"')
+_ERROR_EVENT = b'data: {"error"'
+_OUTPUT_TOKENS = b'"completion_tokens":'
+
+
+class Rewriter:
+    """Rewrites one answer. Feed it a whole body, or the pieces of a stream in order."""
+
+    __slots__ = ("_hide_token_ids", "_hide_usage", "_model", "_renamed", "_tail", "done")
+
+    def __init__(self, *, served_name: str, name: str, hide_token_ids: bool, hide_usage: bool) -> None:
+        self._model = b'"model":"%b"' % served_name.encode()
+        self._renamed = b'"model":"%b"' % name.encode()
+        self._hide_token_ids = hide_token_ids
+        self._hide_usage = hide_usage
+        self._tail = b""
+        self.done = False
+
+    def whole(self, body: bytes) -> bytes:
+        """A complete JSON body."""
+        body = body.replace(self._model, self._renamed)
+        return _TOKEN_IDS.sub(_NO_TOKEN_IDS, body) if self._hide_token_ids else body
+
+    def events(self, piece: bytes) -> bytes:
+        """The events that `piece` completes; `[DONE]` is held back and sets `done`."""
+        if self._tail:
+            piece, self._tail = self._tail + piece, b""
+        if not piece.endswith(b"\n\n"):
+            end = piece.rfind(b"\n\n")
+            cut = end + 2 if end >= 0 else 0
+            piece, self._tail = piece[:cut], piece[cut:]
+        if piece.endswith(DONE):
+            piece, self.done = piece[: -len(DONE)], True
+        piece = piece.replace(self._model, self._renamed)
+        if self._hide_token_ids and _TOKEN_IDS_SHORT in piece:
+            piece = _TOKEN_IDS.sub(_NO_TOKEN_IDS, piece)
+        if self._hide_usage and _NO_CHOICES in piece:
+            piece = _USAGE_EVENT.sub(b"", piece)
+        return piece
+
+
+def was_abandoned(raw: bytes | bytearray) -> bool:
+    """Whether the engine gave the answer up under a reason to finish that only looks like an end."""
+    return any(reason in raw for reason in _ABANDONED)
+
+
+def says_error(raw: bytes | bytearray) -> bool:
+    """Whether an event of the stream is an error, which ends it."""
+    return _ERROR_EVENT in raw
+
+
+def count_output_tokens(raw: bytes | bytearray) -> int | None:
+    """The engine's own count of generated tokens, from the usage at the end of an answer."""
+    at = raw.rfind(_OUTPUT_TOKENS)
+    if at < 0:
+        return None
+    digits = raw[at + len(_OUTPUT_TOKENS) : at + len(_OUTPUT_TOKENS) + 10]
+    end = next((index for index, byte in enumerate(digits) if not 48 <= byte <= 57), len(digits))
+    return int(digits[:end]) if end else None

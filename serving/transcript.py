@@ -1,0 +1,135 @@
+"""Make a row for the record of what the gateway asked and the engine's raw bytes.
+
+Runs long after the answer, in the drain, so it may parse. An answer cut short, or one that is not JSON, still makes a
+row: with the text that came, and the status that the gateway saw. Of several choices the first is the one recorded.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from feedback.completions import Completion
+
+SEPARATOR = b"\n"
+
+
+def read_row(payload: bytes) -> Completion:
+    """The row of one spooled completion (see `serving.recorder`)."""
+    head_bytes, _, rest = payload.partition(SEPARATOR)
+    head = orjson.loads(head_bytes)
+    length = head.pop("request_bytes")
+    request, raw = rest[:length], rest[length:]
+    answer = _of_stream(raw) if head.pop("stream") else _of_whole(raw)
+    metadata = head.pop("metadata")
+    created_at = datetime.fromisoformat(head.pop("created_at"))
+    return Completion(
+        **head,
+        **answer,
+        request=request.decode(),
+        metadata=None if metadata is None else orjson.dumps(metadata).decode(),
+        created_at=created_at,
+    )
+
+
+def _of_whole(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(raw)
+        choices = answer["choices"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return _answer([], {}, {}, {})
+    choice: dict[str, Any] = next(iter(choices), {})
+    message = choice.get("message")
+    text = (message or {}).get("content") if message is not None else choice.get("text")
+    return _answer([text or ""], message or {}, choice, answer)
+
+
+def _of_stream(raw: bytes) -> dict[str, Any]:
+    texts: list[str] = []
+    message: dict[str, Any] = {}
+    choice: dict[str, Any] = {"token_ids": []}
+    answer: dict[str, Any] = {}
+    for event in read_events(raw):
+        if event.get("usage"):
+            answer["usage"] = event["usage"]
+        if event.get("prompt_token_ids"):
+            answer["prompt_token_ids"] = event["prompt_token_ids"]
+        for piece in event.get("choices") or ():
+            if piece.get("index", 0) != 0:
+                continue
+            choice["token_ids"].extend(piece.get("token_ids") or ())
+            if piece.get("finish_reason"):
+                choice["finish_reason"] = piece["finish_reason"]
+            if piece.get("prompt_token_ids"):
+                choice["prompt_token_ids"] = piece["prompt_token_ids"]
+            delta = piece.get("delta")
+            if delta is None:
+                texts.append(piece.get("text") or "")
+                continue
+            if content := delta.get("content"):
+                texts.append(content)
+            if len(delta) > 1 or not content:
+                _merge(message, delta)
+    if message:
+        message["content"] = "".join(texts)
+    return _answer(texts, message, choice, answer)
+
+
+def read_events(raw: bytes) -> Iterable[dict[str, Any]]:
+    """The JSON objects of a stream; comments, `[DONE]` and a torn end are skipped."""
+    data = [event[6:] for event in raw.split(b"\n\n") if event.startswith(b"data: {")]
+    try:
+        # One call for the whole stream: a call per event costs more than the parsing.
+        events: list[dict[str, Any]] = orjson.loads(b"[%b]" % b",".join(data))
+    except orjson.JSONDecodeError:
+        return _read_one_by_one(data)
+    return events
+
+
+def _read_one_by_one(data: list[bytes]) -> Iterable[dict[str, Any]]:
+    for event in data:
+        try:
+            yield orjson.loads(event)
+        except orjson.JSONDecodeError:
+            continue
+
+
+def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add everything but the text of one delta: strings are continued, tool calls by their index."""
+    for name, value in delta.items():
+        if value is None or name == "content":
+            continue
+        if name == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for part in value:
+                _merge_tool_call(calls, part)
+        elif name != "role" and isinstance(value, str):
+            message[name] = message.get(name, "") + value
+        else:
+            message[name] = value
+
+
+def _merge_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    index = part.get("index", 0)
+    while len(calls) <= index:
+        calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call, function = calls[index], part.get("function") or {}
+    call["id"] = part.get("id") or call["id"]
+    call["function"]["name"] += function.get("name") or ""
+    call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _answer(
+    texts: list[str], message: dict[str, Any], choice: dict[str, Any], answer: dict[str, Any]
+) -> dict[str, Any]:
+    usage = answer.get("usage") or {}
+    return {
+        "output_text": "".join(texts),
+        "message": orjson.dumps(message).decode() if message else None,
+        "finish_reason": choice.get("finish_reason"),
+        "prompt_token_ids": answer.get("prompt_token_ids") or choice.get("prompt_token_ids"),
+        "output_token_ids": choice.get("token_ids") or None,
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+    }
