@@ -1,0 +1,80 @@
+"""Fixtures of the acceptance tests: a tiny real model, two adapters that answer differently, a whole service."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from feedback import adapters, engines
+from feedback.adapters import Adapter
+from feedback.database import Database
+from tests.builders import PASSED, PROJECT
+from tests.loop.service import Service, running_service
+from tests.tiny_model import build_adapter, build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real Llama of random weights."""
+    return build_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_service(tiny_base: Path) -> Iterator[Service]:
+    """`hone up` on the tiny model."""
+    directory = Path(tempfile.mkdtemp(prefix="hone-loop-"))
+    # As root, the database runs as another user, who must be able to pass through.
+    directory.chmod(0o755)
+    try:
+        with running_service(directory / "state", "--model", str(tiny_base)) as service:
+            yield service
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def two_versions(tiny_service: Service, tiny_base: Path) -> tuple[Adapter, Adapter]:
+    """Two approved versions that are loaded, probed and answer differently."""
+    return asyncio.run(_enter_two(tiny_service, tiny_base))
+
+
+async def _enter_two(service: Service, base: Path) -> tuple[Adapter, Adapter]:
+    async with service.database() as database:
+        first, second = [await _enter(database, service, base, seed) for seed in (11, 12)]
+        for adapter in (first, second):
+            await _wait_until_ready(database, adapter)
+    return first, second
+
+
+async def _enter(database: Database, service: Service, base: Path, seed: int) -> Adapter:
+    async with database.begin() as connection:
+        adapter_id, version = await adapters.reserve(connection, PROJECT, "support")
+        path = build_adapter(base, service.state_dir / "adapters" / adapter_id, seed=seed)
+        champion = await adapters.champion(connection, PROJECT, "support")
+        adapter = await adapters.register(
+            connection,
+            adapter_id=adapter_id,
+            project=PROJECT,
+            model="support",
+            version=version,
+            base_model=champion.base_model,
+            path=str(path),
+            files_hash="0" * 64,
+            run_id=None,
+            by="test",
+        )
+        adapter = await adapters.decide(connection, adapter, report=PASSED, evidence_hash="e" * 64, by="test")
+        return await adapters.move(connection, adapter, "approve", by="test")
+
+
+async def _wait_until_ready(database: Database, adapter: Adapter) -> None:
+    for _ in range(300):
+        async with database.begin() as connection:
+            if await engines.holders(connection, adapter.adapter_id):
+                return
+            standing = await engines.standing(connection, adapter.adapter_id)
+        await asyncio.sleep(0.2)
+    raise AssertionError(f"{adapter.name} did not become ready: {standing}")
