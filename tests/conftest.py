@@ -13,6 +13,9 @@ import pytest
 
 from deploy.postgres import EmbeddedPostgres
 from feedback.database import Database, migrate, parse_url
+from tests.engine_fixture import engine as engine
+from tests.engine_fixture import tiny_adapters as tiny_adapters
+from tests.engine_fixture import tiny_model as tiny_model
 from tests.guards import no_network as no_network
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
