@@ -12,10 +12,8 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from datetime import datetime
 
 import asyncpg
-import orjson
 from sqlalchemy.exc import DBAPIError
 
 from feedback import completions, submissions
@@ -124,7 +122,7 @@ class Drain:
             if rows:
                 self.recorded += await completions.insert_many(connection, rows)
             for record in given:
-                await submissions.store(connection, read_submission(record.payload))
+                await submissions.store(connection, Submission.from_json(record.payload))
 
     async def _store_one_by_one(self, batch: Batch) -> None:
         for record in batch.records:
@@ -149,13 +147,7 @@ class Drain:
 
 def spool_submission(spool: Spool, given: Submission) -> None:
     """Keep feedback on disk while the database is away."""
-    spool.append(FEEDBACK, orjson.dumps(given))
-
-
-def read_submission(payload: bytes) -> Submission:
-    """Feedback as `spool_submission` wrote it."""
-    fields = orjson.loads(payload)
-    return Submission(**{**fields, "created_at": datetime.fromisoformat(fields["created_at"])})
+    spool.append(FEEDBACK, given.to_json())
 
 
 def _is_about_a_row(error: Exception) -> bool:
