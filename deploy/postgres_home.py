@@ -1,8 +1,9 @@
 """Find a place where PostgreSQL can run: its binaries, its data, and the user it runs as.
 
-Ordinarily that is the given directory and our own user. As root it is another user, who must be able to reach both:
-a directory below `/root` is closed to everybody else, and opening it would be ours to decide for nobody. Then data
-and a copy of the binaries go to `/var/lib/hone`, and the given directory remembers where (file `location`).
+Ordinarily that is the given directory and our own user. As root it is another user, who must be able to reach
+both: a directory below `/root` is closed to everybody else, and opening it would be ours to decide for
+nobody. Then data and a copy of the binaries go to `/var/lib/hone`, and the given directory remembers where
+(file `location`).
 """
 
 import importlib.util
@@ -97,8 +98,8 @@ def _find_user(directory: Path) -> User:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise HoneError(
-            f"PostgreSQL refuses to run as root, and the user '{name}' to run it as could not be created ({error}). "
-            f"Create a system user named '{name}', run `hone up` as an ordinary user, or set HONE_DATABASE_URL."
+            f"PostgreSQL refuses to run as root, and no user '{name}' could be created for it ({error}). "
+            f"Create a system user '{name}', run `hone up` as an ordinary user, or set HONE_DATABASE_URL."
         ) from error
     entry = pwd.getpwnam(name)
     return User(entry.pw_uid, entry.pw_gid)

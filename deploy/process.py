@@ -1,11 +1,12 @@
 """Keep one child process running: ready before it counts, restarted when it dies, stopped cleanly, never orphaned.
 
-Promises: a child that ends by itself is started again after a pause that doubles, and that starts over once the
-child has been well for a while; its log is kept below a size; stopping asks first and kills its whole session
-after the grace period; what an earlier supervisor left behind is ended at the next start, and nothing else is.
+Promises: a child that ends by itself is started again after a pause that doubles, and that starts over once
+the child has been well for a while; its log is kept below a size; stopping asks first and kills its whole
+session after the grace period; what an earlier supervisor left behind is ended at the next start, and nothing
+else is.
 
-Refuses: to give up (a machine that runs out of disk at night should serve again in the morning), and to judge a
-process that runs but answers badly: that is the monitoring's.
+Refuses: to give up (a machine that runs out of disk at night should serve again in the morning), and to judge
+a process that runs but answers badly: that is the monitoring's.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class Child:
         """End what an earlier supervisor left, start, and return once it is ready.
 
         Raises:
-            HoneError: it ended or was not ready in time; the message has the end of its log. It is not running then.
+            HoneError: it ended or was not ready in time, and is not running; the message ends with its log.
         """
         await asyncio.to_thread(end_leftover, self.pid_file)
         try:
@@ -211,7 +212,8 @@ class Child:
 def end_leftover(pid_file: Path, grace_seconds: float = 10.0) -> bool:
     """End the processes that a killed supervisor left, if the pid file still means those very processes.
 
-    Process numbers are used again. The recorded start time (and, on Linux, the boot) tells ours from a stranger's.
+    Process numbers are used again. The recorded start time (and, on Linux, the boot) tells ours from a
+    stranger's.
 
     Returns:
         Whether something was running.

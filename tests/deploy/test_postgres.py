@@ -21,11 +21,8 @@ QUICK = {"fsync": "off"}
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A place that PostgreSQL's own user can reach, as a state directory usually is."""
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o011)
-    return tmp_path / "postgres"
+def directory(reachable_directory: Path) -> Path:
+    return reachable_directory / "postgres"
 
 
 @pytest.fixture
@@ -171,7 +168,7 @@ def test_a_server_that_cannot_start_says_why_with_the_end_of_its_log(
     directory: Path,
 ) -> None:
     server = EmbeddedPostgres(directory, settings={**QUICK, "shared_buffers": "no-size"})
-    with pytest.raises(HoneError, match="(?s)ended while starting.*shared_buffers"):
+    with pytest.raises(HoneError, match=r"(?s)ended while starting.*shared_buffers"):
         server.start()
 
 
@@ -209,15 +206,12 @@ def test_as_root_it_runs_as_another_user_and_that_user_cannot_read_the_password(
 
 @as_root
 async def test_as_root_below_a_closed_directory_data_and_binaries_move_where_they_work(
-    directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    reachable_directory: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for parent in (elsewhere, elsewhere.parent):
-        parent.chmod(0o755)
+    elsewhere = reachable_directory / "elsewhere"
     monkeypatch.setattr(postgres_home, "ELSEWHERE", elsewhere)
-    closed = directory.parent / "closed"
+    closed = reachable_directory / "closed"
     closed.mkdir(mode=0o700)
     installed = postgres_home._installed_binaries()
     package = installed.parent.parent

@@ -149,7 +149,7 @@ async def test_a_child_that_cannot_start_fails_the_first_start_with_the_end_of_i
     child = stage.child("import sys; sys.exit('the disk is full')")
     with pytest.raises(
         HoneError,
-        match="(?s)beacon ended with exit status 1 while starting.*the disk is full",
+        match=r"(?s)beacon ended with exit status 1 while starting.*the disk is full",
     ):
         await child.start()
     assert child.pid is None
@@ -161,7 +161,7 @@ async def test_a_child_that_never_gets_ready_is_killed(stage: Stage) -> None:
         "import time; print('pid', __import__('os').getpid(), flush=True); time.sleep(60)",
         start_seconds=0.5,
     )
-    with pytest.raises(HoneError, match="beacon was not ready after 0.5 s"):
+    with pytest.raises(HoneError, match=r"beacon was not ready after 0\.5 s"):
         await child.start()
     assert not running(int(child.log_file.read_text().split()[1]))
 
