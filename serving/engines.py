@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
         self._complete = False
+        self._keep_alive = False
         self._read_paused = False
         self._error: EngineError | None = None
 
@@ -121,12 +122,7 @@ class Connection(asyncio.Protocol):
         """Give the connection back; closes it unless the answer was complete and the engine keeps it open."""
         transport = self.transport
         self.engine.in_flight[self.adapter] -= 1
-        if (
-            self._complete
-            and self._error is None
-            and transport is not None
-            and self._parser.should_keep_alive()
-        ):
+        if self._keep_alive and self._error is None and transport is not None:
             self.deadline = NEVER
             self.idle_since = self.engine.loop.time()
             self.engine.idle.append(self)
@@ -204,6 +200,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer has ended as HTTP says it must."""
         self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # The parser knows this only here.
 
 
 class Engine:

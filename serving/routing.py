@@ -9,7 +9,6 @@ same table and unit give the same version in every gateway.
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from serving.auth import Caller
 from serving.errors import ApiError, not_ready, unknown_model
@@ -69,9 +68,9 @@ class ModelRoute:
 class RoutingTable:
     """What a gateway routes by: callers by key digest, models by (project, name), replicas by adapter that is ready."""
 
-    keys: Mapping[bytes, Caller] = MappingProxyType({})
-    models: Mapping[tuple[str, str], ModelRoute] = MappingProxyType({})
-    holders: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    keys: Mapping[bytes, Caller] = field(default_factory=dict)
+    models: Mapping[tuple[str, str], ModelRoute] = field(default_factory=dict)
+    holders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def without(self, adapter_id: str, engine: str) -> "RoutingTable":
         """The same table, in which `engine` does not hold `adapter_id`."""

@@ -45,6 +45,7 @@ def configure(settings: ServingSettings, record: FeedbackSettings) -> uvicorn.Se
             access_log=False,
             log_level="warning",
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=round(settings.gateway_drain_seconds),
             backlog=BACKLOG,
