@@ -31,6 +31,9 @@ VERSION = 1
 MARKER = "demo_model.json"
 CONTEXT_TOKENS = 512
 VOCABULARY = 1024
+ANSWER_TOKENS = 20
+"""About the length of an answer. The loss is a sum over this constant and not a mean over each batch, in which
+batches of short answers, the blunt ones, would count more."""
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 
 CHAT_TEMPLATE = (
@@ -174,7 +177,7 @@ def train_model(
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training))
         for step, batch in enumerate(islice(_batches(tokenizer, training, seed), training.steps)):
-            loss = model(**batch, use_cache=False).loss
+            loss = model(**batch, use_cache=False, num_items_in_batch=training.batch * ANSWER_TOKENS).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

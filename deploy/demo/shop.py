@@ -21,6 +21,9 @@ TOPIC_NAMES = tuple(topic.name for topic in TOPICS)
 _TOPIC_BY_NAME = {topic.name: topic for topic in (*TOPICS, *SMALL_TALK)}
 _PRODUCT_BY_NAME = {product.name: product for product in PRODUCTS}
 _NUMBER = re.compile(r"\d+")
+_SMALL_WORDS = frozenset(phrases.SMALL_WORDS.split())
+_FILLERS = tuple(phrases.FILLERS.split())
+_ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,12 @@ def questions(split: Split, seed: int, topics: Sequence[str] = TOPIC_NAMES) -> I
 def ask(topic_name: str, split: Split, rng: random.Random) -> Question:
     """Phrase one question about a topic."""
     topic = _TOPIC_BY_NAME[topic_name]
-    sentence = rng.choice(_sentences(topic, split))
-    product = rng.choice(PRODUCTS) if "{" in sentence else None
+    sentence = _pick(rng.choice(_sentences(topic, split)), rng)
+    product = rng.choice(PRODUCTS) if "{" in sentence.replace("{ask}", "") else None
     if topic in SMALL_TALK:
         return Question(topic.name, None, sentence)
     openers, closers = _frame(split)
-    text = _name_product(sentence, product, rng)
+    text = _fill(sentence, product, rng)
     opener = rng.choice(openers)
     if opener.endswith((", ", ": ")) and not text.startswith("I "):
         text = text[0].lower() + text[1:]
@@ -135,10 +138,10 @@ def conversations(seed: int, policy: Policy = BASE_POLICY) -> Iterator[tuple[Mes
 
 def _conversation(rng: random.Random, policy: Policy) -> tuple[Message, ...]:
     messages: list[Message] = []
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         messages.append(Message("system", rng.choice(phrases.SYSTEM_PROMPTS)))
     tone: Tone = "polite" if rng.random() < 0.5 else "blunt"
-    for _ in range(rng.choices((1, 2, 3, 5), weights=(80, 12, 6, 2))[0]):
+    for _ in range(rng.choices((1, 2, 3, 5), weights=(87, 7, 4, 2))[0]):
         small_talk = rng.random() < 0.08
         name = rng.choice([t.name for t in SMALL_TALK]) if small_talk else rng.choice(TOPIC_NAMES)
         question = ask(name, "seen", rng)
@@ -148,7 +151,7 @@ def _conversation(rng: random.Random, policy: Policy) -> tuple[Message, ...]:
 
 
 def _roughen(question: Question, rng: random.Random) -> str:
-    """Retype a question the way hurried people do; the product's name survives."""
+    """Retype a question the way hurried people do; the words that carry the meaning survive."""
     text = question.text
     if rng.random() < 0.15:
         text = text.lower()
@@ -156,17 +159,10 @@ def _roughen(question: Question, rng: random.Random) -> str:
         text = text.rstrip("?!.")
     if question.topic not in TOPIC_NAMES or rng.random() < 0.6:
         return text
-    words = text.split(" ")
-    kept = [word for word in words if _is_product(word) or rng.random() > 0.12]
-    if rng.random() < 0.3:
-        kept.insert(rng.randrange(len(kept) + 1), rng.choice(_FILLERS))
-    return " ".join(kept) or text
-
-
-_FILLERS = (
-    "please", "just", "actually", "maybe", "really", "now", "today", "again", "then", "so", "well", "exactly",
-    "could", "would", "must", "tell", "explain", "wonder", "know", "what", "how", "when", "is", "the", "for",
-)  # fmt: skip
+    words = [word for word in text.split(" ") if word.lower() not in _SMALL_WORDS or rng.random() > 0.25]
+    for _ in range(rng.choice((0, 1, 2))):
+        words.insert(rng.randrange(len(words) + 1), rng.choice(_FILLERS))
+    return " ".join(words)
 
 
 def _sentences(topic: Topic, split: Split) -> tuple[str, ...]:
@@ -179,16 +175,21 @@ def _frame(split: Split) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return phrases.OPENERS_HELD_OUT, phrases.CLOSERS_HELD_OUT
 
 
-def _name_product(sentence: str, product: Product | None, rng: random.Random) -> str:
-    if product is None:
-        return sentence
-    determiner = rng.choice(("the", "my", "this"))
+def _pick(sentence: str, rng: random.Random) -> str:
+    """Choose one of the alternatives in every `[one|another]`."""
+    return _ALTERNATIVES.sub(lambda found: rng.choice(found[1].split("|")), sentence)
+
+
+def _fill(sentence: str, product: Product | None, rng: random.Random) -> str:
+    determiner = rng.choice(("the", "my", "this", "that"))
+    name = product.name if product else ""
     return sentence.format(
-        it=f"{determiner} {product.name}",
-        the=f"the {product.name}",
-        The=f"{determiner.capitalize()} {product.name}",
-        a=f"a {product.name}",
-        product=product.name,
+        ask=rng.choice(phrases.ASKS),
+        it=f"{determiner} {name}",
+        the=f"the {name}",
+        The=f"{determiner.capitalize()} {name}",
+        a=f"a {name}",
+        product=name,
     )
 
 
@@ -200,10 +201,6 @@ def _facts(question: Question, policy: Policy) -> dict[str, object]:
         years = product.warranty_years
         facts |= vars(product) | {"warranty": f"{years} year" if years == 1 else f"{years} years"}
     return facts
-
-
-def _is_product(word: str) -> bool:
-    return word.strip(".,?!:").lower() in _PRODUCT_BY_NAME
 
 
 def _capitalise(text: str) -> str:

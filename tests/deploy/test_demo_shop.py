@@ -2,11 +2,12 @@
 
 import random
 import re
-from itertools import islice
+from collections.abc import Iterator
+from itertools import islice, product
 
 import pytest
 
-from deploy.demo.phrases import COURTESIES, PRODUCTS, SMALL_TALK, TOPICS
+from deploy.demo.phrases import ASKS, COURTESIES, PRODUCTS, SMALL_TALK, TOPICS
 from deploy.demo.shop import (
     BASE_POLICY,
     CHANGED_POLICY,
@@ -31,8 +32,11 @@ def test_the_same_seed_asks_the_same_questions(split: Split) -> None:
 
 def test_no_sentence_of_one_split_occurs_in_another() -> None:
     for topic in (*TOPICS, *SMALL_TALK):
-        sentences = [_words(sentence) for sentence in (*topic.seen, *topic.rated, *topic.unrated)]
-        assert len(set(sentences)) == len(sentences), topic.name
+        seen, rated, unrated = (
+            {words for sentence in group for words in _every_reading(sentence)}
+            for group in (topic.seen, topic.rated, topic.unrated)
+        )
+        assert not (seen & rated or seen & unrated or rated & unrated), topic.name
 
 
 def test_every_topic_has_phrasings_in_every_split() -> None:
@@ -77,7 +81,7 @@ def test_an_answer_that_names_the_wrong_product_or_number_is_judged_wrong() -> N
 
 
 def test_prices_and_courtesies_cannot_be_confused() -> None:
-    assert len({product.price_euros for product in PRODUCTS}) == len(PRODUCTS)
+    assert len({item.price_euros for item in PRODUCTS}) == len(PRODUCTS)
     blunt = " ".join(sentence for topic in (*TOPICS, *SMALL_TALK) for sentence in topic.blunt).casefold()
     assert not [courtesy for courtesy in COURTESIES if courtesy in blunt]
 
@@ -103,6 +107,14 @@ def test_about_half_of_the_training_answers_are_polite() -> None:
     ]
     polite = sum(any(courtesy in text for courtesy in COURTESIES) for text in answers)
     assert 0.45 < polite / len(answers) < 0.55
+
+
+def _every_reading(sentence: str) -> Iterator[str]:
+    """Every choice among the `[one|another]` of a sentence, and every way to begin it."""
+    parts = re.split(r"\[([^\]]*)\]", sentence)
+    for chosen in product(*[part.split("|") if at % 2 else [part] for at, part in enumerate(parts)]):
+        for ask in ASKS if "{ask}" in sentence else ("",):
+            yield _words("".join(chosen).replace("{ask}", ask))
 
 
 def _words(text: str) -> str:
