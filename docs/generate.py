@@ -5,15 +5,17 @@ thing is for belongs in its docstring, help text or comment, where the person wh
 """
 
 import argparse
+import ast
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
+from starlette.routing import Route
 
 from feedback.policy import ModelPolicy
 from feedback.settings import TABLES, HoneSettings
@@ -232,24 +234,40 @@ def parameter_default(parameter: Any) -> str:
 # HTTP
 
 
+RELAYED = {
+    "/v1/chat/completions": "Chat, streamed or not. `model` is an alias or a pinned version (`support@7`).",
+    "/v1/completions": "Plain completions, streamed or not.",
+    "/v1/responses": "OpenAI's Responses.",
+    "/v1/embeddings": "Embeddings.",
+    "/v1/messages": "Anthropic's Messages.",
+}
+
+
 def http_page() -> str:
     """Every route: those relayed to the engine, then those of FastAPI, with their fields."""
-    from serving.app import openapi_schema, relayed_routes
+    from feedback.settings import FeedbackSettings
+    from serving.app import create_app
+    from serving.settings import ServingSettings
 
+    app = create_app(ServingSettings(), FeedbackSettings())
+    schema = app.openapi()
     parts = [
         "# HTTP\n",
-        "Send a key as `Authorization: Bearer hk_...`. Errors: see [errors](errors.md).\n",
+        "Send a key as `Authorization: Bearer hk_...`. What else requests and answers carry: [headers](headers.md). "
+        "What refusals look like: [errors](errors.md).\n",
         "## Relayed to the engine\n",
-        "The body is the engine's business; Hone reads and rewrites only what its own work needs, and every field that "
+        "The body is the engine's business: Hone reads and rewrites only what its own work needs, and every field that "
         "vLLM knows passes through.\n",
     ]
-    parts += [f"### {method} {path}\n\n{sentence(text)}\n" for method, path, text in relayed_routes()]
-    schema = openapi_schema()
+    relayed = [
+        route.path for route in app.router.routes if type(route) is Route and "POST" in (route.methods or ())
+    ]
+    parts += [f"### POST {path}\n\n{RELAYED[path]}\n" for path in relayed]
     parts.append("## Answered by Hone\n")
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             text = operation.get("description") or operation.get("summary")
-            parts.append(f"### {method.upper()} {path}\n\n{sentence(text)}\n{body_table(operation, schema)}")
+            parts.append(f"### {method.upper()} {path}\n\n{full_stop(text)}\n{body_table(operation, schema)}")
     return "\n".join(parts)
 
 
@@ -258,7 +276,7 @@ def body_table(operation: dict[str, Any], schema: dict[str, Any]) -> str:
     rows = [
         (one["name"], one.get("description", ""), one.get("required", False))
         for one in operation.get("parameters", ())
-        if one["in"] != "header"
+        if one["in"] == "query"
     ]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     named = schema.get("components", {}).get("schemas", {}).get(body.get("$ref", "").rpartition("/")[2], {})
@@ -277,20 +295,50 @@ def body_table(operation: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def metrics_page() -> str:
-    """One heading for each metric that a gateway shows."""
-    from serving.app import example_metrics
-
+    """One heading for each metric that a process of ours shows."""
     parts = [
         "# Metrics\n",
         "A gateway answers `GET /metrics` in Prometheus' text format. Counts start at zero with the process.\n",
     ]
-    for metric in sorted(example_metrics().collect(), key=lambda one: one.name):
-        name = metric.name + ("_total" if metric.type == "counter" else "")
-        labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
-        parts.append(
-            f"### {name}\n\n{sentence(metric.documentation)}\n\n{metric.type}{' · by ' + labels if labels else ''}\n"
-        )
+    for metric in sorted(all_metrics(), key=lambda one: one.name):
+        labels = f" · by {', '.join(f'`{label}`' for label in metric.labels)}" if metric.labels else ""
+        parts.append(f"### {metric.name}\n\n{sentence(metric.help)}\n\n{metric.type}{labels}\n")
     return "\n".join(parts)
+
+
+class DescribedMetric(NamedTuple):
+    """What a scraper reads of a metric beside its values."""
+
+    name: str
+    help: str
+    type: str
+    labels: tuple[str, ...]
+
+
+def all_metrics() -> Iterator[DescribedMetric]:
+    """Walk the metrics per version, and the plain ones that are declared by `gauge(...)` and `counter(...)`."""
+    from monitoring.metrics import RequestMetrics
+
+    for family in RequestMetrics().collect():
+        suffix = "_total" if family.type == "counter" else ""
+        labels = tuple(getattr(family, "_labelnames", ()))
+        yield DescribedMetric(family.name + suffix, family.documentation, family.type, labels)
+    for package in TABLES:
+        for path in sorted((HERE.parent / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Attribute)
+                    and len(node.args) == 3
+                ):
+                    name, text = (one.value if isinstance(one, ast.Constant) else "" for one in node.args[:2])
+                    if (
+                        node.func.attr in ("gauge", "counter")
+                        and isinstance(name, str)
+                        and isinstance(text, str)
+                    ):
+                        suffix = "_total" if node.func.attr == "counter" else ""
+                        yield DescribedMetric(name + suffix, text, node.func.attr, ())
 
 
 def tables_page() -> str:
@@ -324,6 +372,12 @@ def first_paragraph(thing: Any) -> str:
 def sentence(text: str | None) -> str:
     """Return a text on one line, without the markup that only a terminal shows."""
     return " ".join((text or "").replace("\b", "").split())
+
+
+def full_stop(text: str | None) -> str:
+    """Return a text on one line that ends like a sentence."""
+    words = sentence(text)
+    return words if words.endswith((".", ":", ")")) else words + "."
 
 
 def cell(text: str) -> str:

@@ -24,7 +24,7 @@ def test_there_is_a_product() -> None:
 def test_no_file_is_too_long_to_read() -> None:
     long = {
         tree.name(path): lines
-        for path in PRODUCT
+        for path in READ_AS_CODE
         if (lines := len(path.read_text().splitlines())) > FILE_LINES_MAX
     }
     assert not long, f"More than {FILE_LINES_MAX} lines ask to be divided: {long}"
