@@ -78,8 +78,7 @@ def share_of(text: str) -> float:
 
 
 def group_similar(texts: Iterable[str]) -> dict[str, str]:
-    """Each text with the name of its group: texts whose 5-character shingles overlap by 0.8 or more, in
-    chains.
+    """Each text with the name of its group: texts alike by 0.8 (Jaccard, 5-character shingles), in chains.
 
     A group is named by its smallest text, so the result does not depend on the order of the texts.
     """

@@ -19,6 +19,8 @@ class RetrainSettings(HoneSettings):
     """Where runs train; `auto` takes an accelerator when there is one."""
     training_threads: int = Field(1, ge=1, le=1024)
     """CPU threads of a training process. More than the idle cores makes training slower, not faster."""
+    training_niceness: int = Field(10, ge=0, le=19)
+    """Priority of training below everything else on the machine, as `nice` counts it: serving comes first."""
     training_attempts_max: int = Field(3, ge=1, le=100)
     """Starts of one run's training process; killed more often than this, the run has failed."""
     training_events_interval_seconds: float = Field(1.0, ge=0)

@@ -1,0 +1,243 @@
+"""Commands that train: plan or start a run, follow, list and cancel runs, and the worker that carries them out."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from feedback import adapters, runs
+from feedback.adapters import Adapter
+from feedback.database import Database
+from feedback.errors import HoneError, NotFound
+from feedback.keys import DEFAULT_PROJECT
+from feedback.runs import Run, RunEvent
+from feedback.settings import FeedbackSettings
+from feedback.terminal import actor, console, in_record, show_one, show_rows
+
+POLL_SECONDS = 0.5
+ENDED = ("succeeded", "failed", "cancelled")
+
+Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Model = Annotated[str, typer.Option(help="Model to train, such as support.")]
+Method = Annotated[str, typer.Option(help="auto, sft, dpo or kto; auto lets the data decide.")]
+RunId = Annotated[str, typer.Argument(help="Run, as `hone run list` shows it.")]
+
+app = typer.Typer(no_args_is_help=True, help="Train.")
+retrain = typer.Typer(no_args_is_help=True, help="Plan or start a training run.")
+run = typer.Typer(no_args_is_help=True, help="List, follow and cancel training runs.")
+app.add_typer(retrain, name="retrain")
+app.add_typer(run, name="run")
+
+
+@app.command("worker")
+def worker() -> None:
+    """Train, evaluate and roll out, until stopped. Several may run; one works, the others stand by."""
+    from retrain.scheduler import serve
+
+    serve()
+
+
+@retrain.command("plan")
+def plan_run(
+    model: Model, method: Method = "auto", project: Project = DEFAULT_PROJECT, as_json: AsJson = False
+) -> None:
+    """Show the rows and recipe that the next run would use. Changes nothing."""
+    from retrain.plan import make_plan
+
+    planned = in_record(lambda connection: make_plan(connection, project, model, method=_method(method)))
+    if as_json:
+        print(orjson.dumps(planned.to_json()).decode())
+        return
+    for sentence in planned.choice.sentences:
+        console.print(sentence)
+    if planned.recipe is not None:
+        counts = planned.counts
+        console.print(
+            f"\nRows: {counts['train']} to train on, {counts['held_out']} held out for the evaluation."
+        )
+        show_one({k: v for k, v in planned.recipe.to_json().items() if v is not None}, as_json=False)
+
+
+@retrain.command("now")
+def start_run(
+    model: Model,
+    method: Method = "auto",
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a run; the worker trains and evaluates it. Does not change what answers."""
+    from retrain.plan import make_plan, queue
+
+    async def plan_and_queue(connection: Any) -> Run:
+        planned = await make_plan(connection, project, model, method=_method(method))
+        return await queue(connection, planned, by=actor())
+
+    queued = in_record(plan_and_queue)
+    if as_json:
+        print(orjson.dumps(asdict(queued), default=str).decode())
+    else:
+        console.print(f"Queued {queued.run_id}: {queued.method.upper()} on {queued.dataset_id}.")
+    if watch:
+        _follow(project, queued.run_id, as_json=as_json)
+
+
+@run.command("list")
+def list_runs(
+    model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    found = in_record(lambda connection: runs.in_project(connection, project, model=model))
+    show_rows(
+        [asdict(one) for one in found],
+        ("run_id", "model", "method", "status", "phase", "adapter_id", "created_at"),
+        as_json=as_json,
+        empty="No runs yet. `hone retrain plan --model NAME` says what a run would need.",
+    )
+
+
+@run.command("show")
+def show_run(
+    run_id: RunId,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run, what it did, and what the gate said."""
+    if watch:
+        _follow(project, run_id, as_json=as_json)
+        return
+
+    async def read(connection: Any) -> tuple[Run, list[RunEvent], Adapter | None]:
+        found = await runs.get(connection, project, run_id)
+        return found, await runs.events(connection, run_id), await _adapter(connection, found)
+
+    found, events, adapter = in_record(read)
+    gate = adapter.gate if adapter else None
+    if as_json:
+        events_shown = [asdict(event) for event in events]
+        print(orjson.dumps({**asdict(found), "events": events_shown, "gate": gate}, default=str).decode())
+        return
+    show_one({name: value for name, value in asdict(found).items() if name != "recipe"}, as_json=False)
+    for event in (event for event in events if not event.message.startswith("Step ")):
+        console.print(f"{event.at.astimezone():%H:%M:%S}  {event.message}")
+    _show_gate(adapter)
+
+
+@run.command("cancel")
+def cancel_run(run_id: RunId, project: Project = DEFAULT_PROJECT) -> None:
+    """Stop a run; the worker ends it within seconds. Does not change what answers."""
+    in_record(lambda connection: runs.request_cancel(connection, project, run_id, by=actor()))
+    console.print(f"{run_id} will stop.")
+
+
+def _method(method: str) -> str | None:
+    if method not in ("auto", "sft", "dpo", "kto"):
+        raise HoneError(f"--method is '{method}'; expected auto, sft, dpo or kto.")
+    return None if method == "auto" else method
+
+
+def _follow(project: str, run_id: str, *, as_json: bool) -> None:
+    """Show the run until it ends; a failed run ends the command with status 1."""
+    url = FeedbackSettings.load().resolve_database_url()
+    ended, adapter = asyncio.run(_watch(url, project, run_id, as_json=as_json))
+    if as_json:
+        return
+    if ended.status != "succeeded":
+        raise HoneError(f"{run_id} ended as '{ended.status}': {ended.error}")
+    _show_gate(adapter)
+
+
+async def _watch(url: str, project: str, run_id: str, *, as_json: bool) -> tuple[Run, Adapter | None]:
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        disable=as_json,
+    )
+    seen = 0
+    async with Database(url, pool_size=1) as database:
+        with bar:
+            task = bar.add_task("queued", total=None, detail="")
+            while True:
+                async with database.begin() as connection:
+                    found = await runs.get(connection, project, run_id)
+                    events = await runs.events(connection, run_id, after=seen)
+                    adapter = await _adapter(connection, found)
+                _show_events(events, bar, as_json=as_json)
+                seen = events[-1].event_id if events else seen
+                bar.update(task, **_bar_state(found))
+                if found.status in ENDED:
+                    return found, adapter
+                await asyncio.sleep(POLL_SECONDS)
+
+
+def _show_events(events: Sequence[RunEvent], bar: Progress, *, as_json: bool) -> None:
+    for event in events:
+        if as_json:
+            print(orjson.dumps(asdict(event), default=str).decode(), flush=True)
+        elif not event.message.startswith("Step "):
+            bar.console.print(f"{event.at.astimezone():%H:%M:%S}  {event.message}")
+
+
+def _bar_state(found: Run) -> dict[str, Any]:
+    """What the bar shows of a run."""
+    progress, label = found.progress, found.status if found.status in (*ENDED, "queued") else found.phase
+    if found.phase == "evaluating" and "evaluated" in progress:
+        return {
+            "description": label,
+            "completed": progress["evaluated"],
+            "total": progress["items"],
+            "detail": "held-out rows",
+        }
+    if "steps" in progress:
+        remaining = int(progress["remaining_seconds"])
+        detail = (
+            f"loss {progress['loss']:.3f}  {remaining // 60}:{remaining % 60:02} left  "
+            f"{progress['memory_bytes'] / 2**20:.0f} MiB"
+        )
+        return {
+            "description": label,
+            "completed": progress["step"],
+            "total": progress["steps"],
+            "detail": detail if found.phase == "training" else "",
+        }
+    return {"description": label}
+
+
+def _show_gate(adapter: Adapter | None) -> None:
+    if adapter is None or adapter.gate is None:
+        return
+    colour = "green" if adapter.gate["decision"] == "candidate" else "red"
+    console.print(
+        f"\n{adapter.name} is '{adapter.state}'. The gate says [{colour}]{adapter.gate['decision']}[/]."
+    )
+    for check in adapter.gate["checks"]:
+        console.print(f"  {'passed' if check['passed'] else 'FAILED'}  {check['sentence']}")
+    if adapter.gate["decision"] == "candidate" and adapter.state == "candidate":
+        console.print(f"Next: hone approve {adapter.name}")
+
+
+async def _adapter(connection: Any, found: Run) -> Adapter | None:
+    try:
+        return await adapters.by_id(connection, found.adapter_id or "")
+    except NotFound:
+        return None

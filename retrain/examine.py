@@ -1,0 +1,185 @@
+"""The last phase of a run: wait until an engine holds the candidate, evaluate it there, let the gate decide.
+
+May be cut off at any point and started again: the decision, its evidence and the end of the run are one transaction.
+A candidate that no engine can hold is rejected with the engines' words. Requests that failed are asked again in a
+whole new evaluation, since an engine that restarts meanwhile says nothing about the candidate.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, datasets, engines, models, runs
+from feedback.adapters import AUTOMATIC_ACTOR, BASE_ENGINE_NAME, Adapter
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.runs import Run
+from retrain.engine_client import EngineClient
+from retrain.evaluate import Item, Versions, evaluate, read_items
+from retrain.evidence import Evidence
+from retrain.gate import GateReport, judge
+from retrain.settings import RetrainSettings
+
+EVALUATIONS_MAX = 3
+WAIT_SECONDS = 0.5
+PROGRESS_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class NotServed(HoneError):
+    """No engine holds the candidate in time."""
+
+
+async def examine(database: Database, run: Run, settings: RetrainSettings) -> None:
+    """Carry the run from its published adapter to its end."""
+    assert run.adapter_id is not None
+    async with database.begin() as connection:
+        candidate = await adapters.by_id(connection, run.adapter_id)
+        rows = await datasets.rows(connection, run.dataset_id, split="held_out")
+    items = read_items(rows, settings.evaluation_prompts_max)
+    try:
+        evidence = await _evidence(database, run, candidate, items, settings)
+    except NotServed as error:
+        await give_up(database, run, str(error))
+        return
+    async with database.begin() as connection:
+        model = await models.get(connection, run.project, run.model)
+        await _conclude(connection, run, judge(evidence, model.policy.gate))
+
+
+async def give_up(database: Database, run: Run, reason: str, *, status: str = "failed") -> None:
+    """End the run without an evaluation; its adapter, if it has one that is undecided, is rejected."""
+    async with database.begin() as connection:
+        undecided = [
+            a
+            for a in await adapters.of_model(connection, run.project, run.model)
+            if a.adapter_id == run.adapter_id and a.state == "trained"
+        ]
+        for adapter in undecided:
+            report: dict[str, Any] = {
+                "decision": "rejected",
+                "reasons": [reason],
+                "checks": [],
+                "evidence": None,
+            }
+            await adapters.decide(connection, adapter, report=report, evidence_hash="", by=AUTOMATIC_ACTOR)
+        await runs.add_event(connection, run.run_id, reason, level="error")
+        await runs.finish(connection, run.run_id, status=status, error=reason)
+
+
+async def _conclude(connection: AsyncConnection, run: Run, report: GateReport) -> None:
+    assert run.adapter_id is not None
+    adapter = await adapters.by_id(connection, run.adapter_id)
+    await adapters.decide(
+        connection, adapter, report=report.to_json(), evidence_hash=report.evidence_hash, by=AUTOMATIC_ACTOR
+    )
+    verdict = f"The gate says {report.decision}."
+    await runs.add_event(
+        connection,
+        run.run_id,
+        " ".join([verdict, *report.reasons]),
+        data={"evidence_hash": report.evidence_hash},
+    )
+    await runs.finish(connection, run.run_id, status="succeeded")
+    log.info(
+        "run ended", run_id=run.run_id, adapter=adapter.name, decision=report.decision, reasons=report.reasons
+    )
+
+
+async def _evidence(
+    database: Database, run: Run, candidate: Adapter, items: Sequence[Item], settings: RetrainSettings
+) -> Evidence:
+    deadline = max(candidate.created_at, datetime.now(UTC)) + timedelta(
+        seconds=settings.adapter_ready_timeout_seconds
+    )
+    for attempt in range(1, EVALUATIONS_MAX + 1):
+        champion, engine = await _engine_with_both(database, candidate, deadline)
+        versions = Versions(candidate.engine_name, champion.engine_name, BASE_ENGINE_NAME)
+        await _tell(
+            database,
+            run,
+            f"Evaluating {candidate.name} beside {champion.name} on {len(items)} held-out rows.",
+        )
+        evidence = await _ask(database, run, items, versions, engine, settings)
+        if not evidence.errors or attempt == EVALUATIONS_MAX:
+            return evidence
+        await _tell(
+            database,
+            run,
+            f"{evidence.errors} requests failed; evaluating again: {evidence.error_examples[0]}",
+        )
+    raise AssertionError("unreachable")
+
+
+async def _ask(
+    database: Database,
+    run: Run,
+    items: Sequence[Item],
+    versions: Versions,
+    engine: str,
+    settings: RetrainSettings,
+) -> Evidence:
+    asked = {"evaluated": 0, "items": len(items)}
+
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            async with database.begin() as connection:
+                await runs.change(connection, run.run_id, progress=dict(asked))
+
+    shower = asyncio.create_task(show())
+    try:
+        async with EngineClient(
+            engine,
+            timeout_seconds=settings.evaluation_timeout_seconds,
+            answer_tokens_max=settings.evaluation_answer_tokens_max,
+        ) as client:
+            return await evaluate(
+                items,
+                versions,
+                client,
+                concurrency=settings.evaluation_concurrency,
+                report=lambda done, _: asked.update(evaluated=done),
+            )
+    finally:
+        shower.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await shower
+
+
+async def _engine_with_both(
+    database: Database, candidate: Adapter, deadline: datetime
+) -> tuple[Adapter, str]:
+    """The champion, and a healthy engine on which it and the candidate passed their probes.
+
+    Raises:
+        NotServed: there is none by the deadline.
+    """
+    while True:
+        async with database.begin() as connection:
+            champion = await adapters.champion(connection, candidate.project, candidate.model)
+            holders = await engines.holders(connection, candidate.adapter_id)
+            if champion.version:
+                holding_champion = await engines.holders(connection, champion.adapter_id)
+                holders = [engine for engine in holders if engine in holding_champion]
+            standing = await engines.standing(connection, candidate.adapter_id)
+        if holders:
+            return champion, holders[0]
+        if datetime.now(UTC) > deadline:
+            found = "; ".join(f"{one.engine}: {one.state}, {one.detail or 'no details'}" for one in standing)
+            raise NotServed(
+                f"No engine was ready to serve {candidate.name} in time ({found or 'no engine tried it'}). "
+                "`hone doctor` tells how the engines are; train again when one is well."
+            )
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+async def _tell(database: Database, run: Run, message: str) -> None:
+    async with database.begin() as connection:
+        await runs.add_event(connection, run.run_id, message)

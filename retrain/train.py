@@ -1,0 +1,238 @@
+"""The training process: `python -m retrain.train --run RUN_ID`. One run, from its frozen rows to a published adapter.
+
+It may be killed at any point and started again: it goes on from the last complete checkpoint, and what is already
+published or registered is left as it is. SIGTERM, and the death of the worker that started it, end it at a
+checkpoint with exit status 75. What a person can mend ends the run as failed, in words; nothing here touches the
+champion.
+"""
+
+import argparse
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from feedback import adapters, datasets, runs
+from feedback.adapters import AUTOMATIC_ACTOR
+from feedback.database import Database
+from feedback.datasets import Dataset
+from feedback.errors import HoneError, NotFound
+from feedback.runs import Run
+from feedback.settings import FeedbackSettings
+from retrain.model_card import model_card
+from retrain.publish import Published, publish
+from retrain.recipe import Recipe, read_recipe
+from retrain.settings import RetrainSettings
+from retrain.training import Row, TrainingContext, TrainingResult, finished_result
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: start me again to go on."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Everything that a training process needs to know."""
+
+    run: Run
+    dataset: Dataset
+    recipe: Recipe
+    rows: Sequence[Row]
+    database_url: str
+    state_dir: Path
+    settings: RetrainSettings
+
+    @property
+    def directory(self) -> Path:
+        """Where the run works."""
+        return run_directory(self.state_dir, self.run.run_id)
+
+
+def run_directory(state_dir: Path, run_id: str) -> Path:
+    """Checkpoints, logs and the unpublished adapter of a run."""
+    return state_dir / "runs" / run_id
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and publish one run; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m retrain.train", description="Train one queued run, or go on with it."
+    )
+    parser.add_argument("--run", required=True, metavar="RUN_ID")
+    run_id = parser.parse_args(arguments).run
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    record, settings = FeedbackSettings.load(), RetrainSettings.load()
+    url = record.resolve_database_url()
+    os.nice(settings.training_niceness)
+    try:
+        assignment = asyncio.run(_load(url, run_id, record.absolute_state_dir, settings))
+        with alone_in(assignment.directory):
+            return _carry_out(assignment, stop)
+    except Exception as error:
+        log.exception("training failed", run_id=run_id)
+        reason = explain(error, run_directory(record.absolute_state_dir, run_id))
+        print(reason, file=sys.stderr)
+        asyncio.run(_fail(url, run_id, reason))
+        return EXIT_FAILED
+
+
+def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
+    result = _train(assignment, stop)
+    if result is None:
+        return EXIT_STOPPED
+    asyncio.run(
+        _enter_phase(assignment, "publishing", f"Trained in {result.seconds:.1f} s, loss {result.loss:.4f}.")
+    )
+    assert assignment.run.adapter_id is not None
+    published = publish(
+        result.adapter,
+        assignment.state_dir / "adapters",
+        assignment.run.adapter_id,
+        base_model=assignment.recipe.base_model,
+        card=model_card(assignment.run, assignment.dataset, assignment.recipe, result),
+    )
+    asyncio.run(_register(assignment, published))
+    # The checkpoints hold what the rows said; once the adapter is published nothing needs them.
+    shutil.rmtree(assignment.directory / "checkpoints", ignore_errors=True)
+    return 0
+
+
+def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | None:
+    if (done := finished_result(assignment.directory)) is not None:
+        return done
+    from retrain.dpo import train_dpo
+    from retrain.kto import train_kto
+    from retrain.reporting import Reporter
+    from retrain.sft import train_sft
+    from retrain.training import pick_device
+
+    settings = assignment.settings
+    parent = os.getppid()
+    train = {"sft": train_sft, "dpo": train_dpo, "kto": train_kto}[assignment.recipe.method]
+    with Reporter(
+        assignment.database_url,
+        assignment.run.run_id,
+        interval_seconds=settings.training_events_interval_seconds,
+    ) as reporter:
+        context = TrainingContext(
+            directory=assignment.directory,
+            report=reporter.report,
+            should_stop=lambda: stop.is_set() or os.getppid() != parent,
+            device=pick_device(settings.training_device),
+            threads=settings.training_threads,
+            report_interval_seconds=settings.training_events_interval_seconds,
+            checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
+            checkpoints_kept=settings.checkpoints_kept,
+        )
+        return train(assignment.rows, assignment.recipe, context)
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Hold the run's directory: a process whose worker was killed may still be at its last step there.
+
+    Raises:
+        HoneError: another process keeps it for more than a minute.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        _lock(file.fileno(), directory)
+        yield
+
+
+def _lock(descriptor: int, directory: Path) -> None:
+    for _ in range(120):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.5)
+        else:
+            return
+    raise HoneError(f"Another training process works in {directory}. End it, then start the run again.")
+
+
+def explain(error: BaseException, directory: Path) -> str:
+    """What went wrong and what to do, in words for the run's row."""
+    text = f"{type(error).__name__}: {error}"
+    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if no_space or "No space left on device" in text or "Disk quota exceeded" in text:
+        free = shutil.disk_usage(directory if directory.exists() else directory.parents[1]).free
+        return (
+            f"The disk is full: {free / 2**20:.0f} MiB are free for {directory}. Free some space there, "
+            "then train again. The champion was not touched."
+        )
+    if isinstance(error, MemoryError) or any(
+        sign in text for sign in ("OutOfMemory", "out of memory", "allocate memory")
+    ):
+        return (
+            f"Training ran out of memory ({text[:200]}). Halve training.recipe.batch_size and double "
+            "accumulation_steps in the model's policy, or lower max_length. The champion was not touched."
+        )
+    if isinstance(error, HoneError):
+        return str(error)
+    return f"Training broke off with {text[:500]}. The log is {directory / 'train.log'}."
+
+
+async def _load(url: str, run_id: str, state_dir: Path, settings: RetrainSettings) -> Assignment:
+    async with Database(url, pool_size=1) as database, database.begin() as connection:
+        run = await runs.by_id(connection, run_id)
+        dataset = await datasets.get(connection, run.dataset_id)
+        rows = await datasets.rows(connection, run.dataset_id, split="train")
+    columns = [row.columns for row in rows]
+    return Assignment(run, dataset, read_recipe(run.recipe), columns, url, state_dir, settings)
+
+
+async def _enter_phase(assignment: Assignment, phase: str, message: str) -> None:
+    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+        await runs.change(connection, assignment.run.run_id, phase=phase)
+        await runs.add_event(connection, assignment.run.run_id, message)
+
+
+async def _register(assignment: Assignment, published: Published) -> None:
+    run = assignment.run
+    assert run.adapter_id is not None
+    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+        try:
+            await adapters.by_id(connection, run.adapter_id)
+        except NotFound:
+            adapter = await adapters.register(
+                connection,
+                adapter_id=run.adapter_id,
+                project=run.project,
+                model=run.model,
+                version=int(run.adapter_id.rpartition("--v")[2].partition("-")[0]),
+                base_model=assignment.recipe.base_model,
+                path=str(published.path),
+                files_hash=published.files_hash,
+                run_id=run.run_id,
+                by=AUTOMATIC_ACTOR,
+            )
+            await runs.add_event(
+                connection, run.run_id, f"Published {adapter.name}.", data={"path": adapter.path}
+            )
+        await runs.change(connection, run.run_id, phase="evaluating")
+
+
+async def _fail(url: str, run_id: str, reason: str) -> None:
+    async with Database(url, pool_size=1) as database, database.begin() as connection:
+        await runs.add_event(connection, run_id, reason, level="error")
+        await runs.finish(connection, run_id, status="failed", error=reason)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

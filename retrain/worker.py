@@ -1,0 +1,185 @@
+"""Carry out runs: start their training processes, watch them, start them again, have the result evaluated.
+
+What to do next is read from the record every time, so a worker that is killed is replaced by one that goes on where
+the record says. One training process runs at a time. A process that was killed is started again from its last
+checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from feedback import runs
+from feedback.database import Database
+from feedback.errors import NotFound
+from feedback.runs import Run
+from retrain.examine import examine, give_up
+from retrain.settings import RetrainSettings
+from retrain.train import EXIT_STOPPED, run_directory
+
+STOP_SECONDS = 60.0
+RESTART_SECONDS_MAX = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Child:
+    """A training process."""
+
+    run_id: str
+    process: subprocess.Popen[bytes]
+    asked_to_stop: datetime | None = None
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an end; insist after a minute."""
+        now = datetime.now(UTC)
+        if self.asked_to_stop is None:
+            self.asked_to_stop = now
+            self.process.terminate()
+        elif now - self.asked_to_stop > timedelta(seconds=STOP_SECONDS):
+            self.process.kill()
+
+
+class Worker:
+    """Advances every unfinished run, a step at each tick."""
+
+    def __init__(self, database: Database, state_dir: Path, settings: RetrainSettings) -> None:
+        self.database = database
+        self.state_dir = state_dir
+        self.settings = settings
+        self.child: Child | None = None
+        self.evaluations: dict[str, asyncio.Task[None]] = {}
+        self.not_before: dict[str, datetime] = {}
+
+    async def tick(self) -> None:
+        """Look at every unfinished run once."""
+        await self._reap()
+        async with self.database.begin() as connection:
+            unfinished = await runs.unfinished(connection)
+        for run in unfinished:
+            if run.phase == "evaluating":
+                await self._evaluate(run)
+            else:
+                await self._train(run)
+
+    async def close(self) -> None:
+        """Stop at checkpoints; the runs stay as they are in the record, for whoever comes next."""
+        for task in self.evaluations.values():
+            task.cancel()
+        await asyncio.gather(*self.evaluations.values(), return_exceptions=True)
+        self.evaluations.clear()
+        while self.child is not None:
+            self.child.stop()
+            await asyncio.sleep(0.1)
+            if self.child.process.poll() is not None:
+                try:
+                    await self._reap()
+                finally:
+                    self.child = None
+
+    async def _train(self, run: Run) -> None:
+        if self.child is not None:
+            if self.child.run_id == run.run_id and run.cancel_requested:
+                self.child.stop()
+            return
+        if run.cancel_requested:
+            await give_up(self.database, run, "Cancelled on request.", status="cancelled")
+        elif run.attempts >= self.settings.training_attempts_max:
+            await give_up(
+                self.database,
+                run,
+                f"The training process was killed {run.attempts} times; most often that is the system running out of "
+                f"memory. See {self._log_file(run.run_id)}, lower training.recipe.batch_size or max_length in the "
+                "model's policy, and train again. The champion was not touched.",
+            )
+        elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
+            await self._start(run)
+
+    async def _start(self, run: Run) -> None:
+        async with self.database.begin() as connection:
+            started = await runs.start(connection, run.run_id)
+            await runs.add_event(
+                connection, run.run_id, f"Training process started, attempt {started.attempts}."
+            )
+        self.child = Child(run.run_id, self._spawn(run.run_id))
+        log.info("training started", run_id=run.run_id, attempt=started.attempts, pid=self.child.process.pid)
+
+    def _spawn(self, run_id: str) -> subprocess.Popen[bytes]:
+        threads = str(self.settings.training_threads)
+        package_root = str(Path(__file__).parent.parent)
+        environment = os.environ | {
+            "HONE_DATABASE_URL": self.database.url.set(drivername="postgresql").render_as_string(False),
+            "HONE_STATE_DIR": str(self.state_dir),
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
+        }
+        log_file = self._log_file(run_id)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "retrain.train", "--run", run_id],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    async def _reap(self) -> None:
+        """Deal with a training process that has ended."""
+        child = self.child
+        if child is None or (status := child.process.poll()) is None:
+            return
+        try:
+            async with self.database.begin() as connection:
+                run = await runs.by_id(connection, child.run_id)
+                if run.status != "running" or run.phase == "evaluating":
+                    pass
+                elif status == EXIT_STOPPED and child.asked_to_stop is not None:
+                    # Stopping it was our wish, not its failure.
+                    await runs.change(connection, run.run_id, attempts=run.attempts - 1)
+                    await runs.add_event(connection, run.run_id, "Stopped at a checkpoint.")
+                else:
+                    seconds = min(RESTART_SECONDS_MAX, 2.0**run.attempts)
+                    self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
+                    message = f"The training process {_ending(status)}; it goes on from the last checkpoint."
+                    await runs.add_event(connection, run.run_id, message, level="warn")
+        except NotFound:
+            log.warning("run vanished", run_id=child.run_id)
+        log.info("training process ended", run_id=child.run_id, status=status)
+        self.child = None
+
+    async def _evaluate(self, run: Run) -> None:
+        task = self.evaluations.get(run.run_id)
+        if run.cancel_requested:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                del self.evaluations[run.run_id]
+            await give_up(self.database, run, "Cancelled on request.", status="cancelled")
+        elif task is None:
+            self.evaluations[run.run_id] = asyncio.create_task(examine(self.database, run, self.settings))
+        elif task.done():
+            del self.evaluations[run.run_id]
+            if (error := task.exception()) is not None:
+                log.error("evaluation broke off and starts again", run_id=run.run_id, error=repr(error))
+
+    def _log_file(self, run_id: str) -> Path:
+        return run_directory(self.state_dir, run_id) / "train.log"
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with exit status {status}"
