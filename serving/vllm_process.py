@@ -16,10 +16,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from feedback.adapters import BASE_ENGINE_NAME
 from feedback.errors import HoneError
+from serving.base_files import number_format, read_config
 from serving.settings import ServingSettings
 
 START_FILE = Path(__file__).with_name("engine_start.py")
@@ -82,7 +83,7 @@ def _flags_of_accelerator(settings: ServingSettings, model: str, on: Accelerator
     if on == "cuda":
         return ["--gpu-memory-utilization", str(settings.engine_gpu_memory_share)]
     # vLLM would round float32 weights to bfloat16, which most CPUs only emulate.
-    return ["--dtype", "float32"] if saved_dtype(model) == "float32" else []
+    return ["--dtype", "float32"] if number_format(read_config(Path(model))) == "float32" else []
 
 
 def _environment(settings: ServingSettings, model: str) -> dict[str, str]:
@@ -100,16 +101,6 @@ def _environment(settings: ServingSettings, model: str) -> dict[str, str]:
     if Path(model).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     return env
-
-
-def saved_dtype(model: str) -> str | None:
-    """The number format that a local model's config.json names, such as `float32`; None when it cannot be read."""
-    try:
-        config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    return str(dtype) if dtype else None
 
 
 def find_engine_python(settings: ServingSettings) -> Path:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from feedback.errors import HoneError
-from serving.vllm_process import EngineCommand, accelerator, engine_command, find_engine_python, saved_dtype
+from serving.vllm_process import EngineCommand, accelerator, engine_command, find_engine_python
 from tests.engine_fixture import RunningEngine, run_engine, small_engine
 from tests.tiny_model import copy_adapter
 
@@ -76,7 +76,6 @@ def test_a_gpu_leaves_memory_for_training_and_keeps_its_own_number_format(tiny_m
 
 
 def test_a_cpu_serves_float32_weights_as_they_are(tiny_model: Path) -> None:
-    assert saved_dtype(str(tiny_model)) == "float32"
     on_cpu = engine_command(small_engine(), str(tiny_model), python=PYTHON, on="cpu")
     assert value_of(on_cpu, "--dtype") == "float32"
 
