@@ -35,7 +35,7 @@ def build_rows(
     evaluated += [pair for pair in material.pairs if pair.source == "preferred"]
     sides = _sides([*chosen, *evaluated], policy.held_out_share)
     train = [statement for statement in chosen if sides(statement) == "train"]
-    held_out = [statement for statement in evaluated if sides(statement) == "held_out"]
+    held_out = _once([statement for statement in evaluated if sides(statement) == "held_out"])
     for statement in chosen:
         if sides(statement) == "elsewhere":
             excluded["question asked on both sides of the split"] += 1
@@ -59,6 +59,12 @@ def build_rows(
         "excluded": dict(sorted(excluded.items())),
     }
     return sorted(rows, key=lambda row: row.row_hash), counts
+
+
+def _once(held_out: Sequence[Statement]) -> list[Statement]:
+    """Without disliked answers that another item already holds as its wrong one."""
+    known = {(prompt_text(s.prompt), s.rejected) for s in held_out if s.rejected is not None}
+    return [s for s in held_out if s.source != "disliked" or (prompt_text(s.prompt), s.answer) not in known]
 
 
 def _material_of(material: Material, method: Method) -> list[Statement]:

@@ -4,6 +4,8 @@ Speaks vLLM's OpenAI endpoints over HTTP. An answer that the engine refuses or b
 the engine's own words; nothing is retried, since a failure is part of what an evaluation measures.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -65,22 +67,12 @@ class EngineClient:
         }
         if isinstance(prompt, str):
             reply = await self._generate("/v1/completions", body | {"prompt": prompt, "logprobs": 0})
-            choice = reply["choices"][0]
-            text, ids, values = (
-                choice["text"],
-                choice["prompt_token_ids"],
-                choice["logprobs"]["token_logprobs"],
-            )
         else:
             reply = await self._generate(
                 "/v1/chat/completions", body | {"messages": prompt, "logprobs": True}
             )
-            choice = reply["choices"][0]
-            text, ids = choice["message"]["content"] or "", reply["prompt_token_ids"]
-            values = [token["logprob"] for token in choice["logprobs"]["content"]]
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise EngineFailed(f"The engine ended an answer of '{model}' with '{choice['finish_reason']}'.")
-        return Answer(text, choice["finish_reason"], ids, choice["token_ids"], values)
+        with _understanding(reply):
+            return _answer(reply)
 
     async def log_probabilities(
         self, model: str, prompt_ids: list[int], answer_ids: list[int]
@@ -94,8 +86,9 @@ class EngineClient:
             "prompt_logprobs": 0,
         }
         reply = await self._post("/v1/completions", body)
-        entries = reply["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
-        return [entry[str(token)]["logprob"] for entry, token in zip(entries, answer_ids, strict=True)]
+        with _understanding(reply):
+            entries = reply["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
+            return [entry[str(token)]["logprob"] for entry, token in zip(entries, answer_ids, strict=True)]
 
     async def answer_token_ids(self, prompt: Prompt, prompt_ids: list[int], answer: str) -> list[int]:
         """The tokens that training would see for `answer`: what follows the prompt in the rendered whole."""
@@ -103,11 +96,13 @@ class EngineClient:
             whole: dict[str, Any] = {"prompt": prompt + answer}
         else:
             whole = {"messages": [*prompt, *answer_column(prompt, answer)], "add_generation_prompt": False}
-        ids = (await self._post("/tokenize", whole))["tokens"]
+        reply = await self._post("/tokenize", whole)
+        with _understanding(reply):
+            ids: list[int] = reply["tokens"]
         start = next(
             (n for n, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
         )
-        return list(ids[start:])
+        return ids[start:]
 
     async def _generate(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -133,3 +128,31 @@ class EngineClient:
 
 class _Refused(EngineFailed):
     """The engine found the request itself at fault."""
+
+
+def _answer(reply: dict[str, Any]) -> Answer:
+    choice = reply["choices"][0]
+    if choice["finish_reason"] not in ("stop", "length"):
+        raise EngineFailed(
+            f"The engine ended an answer of '{reply['model']}' with '{choice['finish_reason']}'."
+        )
+    if "message" in choice:
+        text, prompt_ids = choice["message"]["content"] or "", reply["prompt_token_ids"]
+        values = [token["logprob"] for token in choice["logprobs"]["content"]]
+    else:
+        text, prompt_ids, values = (
+            choice["text"],
+            choice["prompt_token_ids"],
+            choice["logprobs"]["token_logprobs"],
+        )
+    return Answer(text, choice["finish_reason"], prompt_ids, choice["token_ids"], values)
+
+
+@contextmanager
+def _understanding(reply: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, EngineFailed):
+            raise
+        raise EngineFailed(f"The engine's reply is not vLLM's ({error!r}): {str(reply)[:300]}") from error

@@ -310,3 +310,44 @@ def send_chunk(asked: Asked, data: bytes) -> None:
 def end_stream(asked: Asked) -> None:
     """Its end."""
     asked.writer.write(b"0\r\n\r\n")
+
+
+def answer_evaluations(say: Callable[[str, str], str], *, adapters_diverge_by: float = 0.5) -> Behaviour:
+    """An engine for evaluations: `say(model, prompt)` is the answer, a token is a character.
+
+    Every token has log-probability -1 under `base` and `adapters_diverge_by` more under an adapter.
+    """
+
+    def log_probability(model: str) -> float:
+        return -1.0 + (0.0 if model == "base" else adapters_diverge_by)
+
+    async def behave(asked: Asked) -> None:
+        body = asked.body
+        if asked.path == "/tokenize":
+            *prompt, answer = body["messages"]
+            send_json(asked, 200, {"tokens": _characters(_chat(prompt) + answer["content"] + "\n")})
+        elif asked.path == "/v1/completions":
+            scored = [{str(token): {"logprob": log_probability(body["model"])}} for token in body["prompt"]]
+            send_json(asked, 200, {"choices": [{"prompt_logprobs": [None, *scored[1:]]}]})
+        else:
+            text = say(body["model"], body["messages"][-1]["content"])
+            content = [{"logprob": log_probability(body["model"])} for _ in text]
+            choice = {
+                "message": {"role": "assistant", "content": text},
+                "token_ids": _characters(text),
+                "logprobs": {"content": content},
+                "finish_reason": "stop",
+            }
+            send_json(
+                asked, 200, {"choices": [choice], "prompt_token_ids": _characters(_chat(body["messages"]))}
+            )
+
+    return behave
+
+
+def _chat(messages: list[dict[str, str]]) -> str:
+    return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant: "
+
+
+def _characters(text: str) -> list[int]:
+    return [ord(character) for character in text]

@@ -1,0 +1,136 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedback.policy import GatePolicy
+from retrain.evidence import Estimate, Evidence, Pair, estimate, outcome, win_rate_low
+from retrain.gate import GateReport, judge
+
+POLICY = GatePolicy()
+
+
+def pairs(source: str, champion: float, candidate: float, number: int) -> tuple[Pair, ...]:
+    return tuple(Pair(source, f"rater-{n}", champion, candidate) for n in range(number))
+
+
+def evidence(**changes: Any) -> Evidence:
+    """A clearly better candidate."""
+    good = Evidence(
+        candidate="support--v1-aaaaaaaa",
+        champion="base",
+        items=50,
+        raters=10,
+        errors=0,
+        error_examples=(),
+        taught=pairs("demonstration", 0.3, 0.9, 30),
+        retained=pairs("approved", 0.95, 0.94, 20),
+        agreement={},
+        disliked=30,
+        disliked_by_champion=28,
+        disliked_by_candidate=1,
+        kl_to_base=Estimate(50, 0.4, 0.3, 0.5),
+        length_ratio=1.05,
+        repetition_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
+        unfinished_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
+    )
+    return replace(good, **changes)
+
+
+def failed(report: GateReport) -> set[str]:
+    return {check.name for check in report.checks if not check.passed}
+
+
+def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check() -> None:
+    report = judge(evidence(), POLICY)
+    assert report.decision == "candidate"
+    assert report.reasons == ()
+    assert all(check.sentence and check.value is not None for check in report.checks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"items": 19}, "held_out_rows"),
+        ({"errors": 1, "error_examples": ("the engine left",)}, "errors"),
+        ({"taught": pairs("demonstration", 0.9, 0.3, 30)}, "win_rate"),
+        ({"taught": pairs("demonstration", 0.9, 0.9, 30)}, "win_rate"),
+        ({"taught": ()}, "win_rate"),
+        ({"retained": pairs("approved", 0.95, 0.6, 20)}, "retention_drop"),
+        ({"retained": pairs("approved", 0.95, 0.95, 2)}, "retention_drop"),
+        ({"retained": ()}, "retention_drop"),
+        ({"kl_to_base": Estimate(50, 11.5, 11.0, 12.0)}, "kl_to_base"),
+        ({"kl_to_base": Estimate(0, 0.0, 0.0, 0.0)}, "kl_to_base"),
+        ({"length_ratio": 0.1}, "length_ratio_min"),
+        ({"length_ratio": 4.0}, "length_ratio_max"),
+        ({"length_ratio": None}, "length_ratio_min"),
+        ({"repetition_rate": {"support--v1-aaaaaaaa": 0.5, "base": 0.0}}, "repetition_rate"),
+        ({"unfinished_rate": {"support--v1-aaaaaaaa": 0.5, "base": 0.0}}, "unfinished_rate"),
+        ({"unfinished_rate": {}}, "unfinished_rate"),
+    ],
+)
+def test_each_single_fault_rejects_and_says_why(changes: dict[str, Any], check: str) -> None:
+    report = judge(evidence(**changes), POLICY)
+    assert report.decision == "rejected"
+    assert check in failed(report)
+    assert len(report.reasons) == len(failed(report))
+
+
+def test_a_collapsed_model_that_no_longer_says_anything_disliked_is_rejected() -> None:
+    """The likelihood displacement of DPO: every disliked answer is gone, and every good one too."""
+    collapsed = evidence(
+        taught=pairs("disliked", 0.0, 1.0, 30),
+        retained=pairs("approved", 0.95, 0.2, 20),
+        kl_to_base=Estimate(50, 11.5, 10.0, 13.0),
+    )
+    assert {"retention_drop", "kl_to_base"} <= failed(judge(collapsed, POLICY))
+
+
+def test_a_champion_that_is_often_cut_off_does_not_block_an_equal_candidate() -> None:
+    rates = {"support--v1-aaaaaaaa": 0.3, "base": 0.3}
+    assert judge(evidence(unfinished_rate=rates), POLICY).decision == "candidate"
+
+
+def test_the_report_has_one_hash_and_any_other_number_another() -> None:
+    assert judge(evidence(), POLICY).evidence_hash == judge(evidence(), POLICY).evidence_hash
+    assert judge(evidence(items=51), POLICY).evidence_hash != judge(evidence(), POLICY).evidence_hash
+    assert (
+        judge(evidence(), GatePolicy(held_out_rows_min=5)).evidence_hash
+        != judge(evidence(), POLICY).evidence_hash
+    )
+
+
+def test_numbers_that_are_not_finite_are_stored_as_null() -> None:
+    report = judge(evidence(kl_to_base=Estimate(1, 0.4, -math.inf, math.inf)), POLICY)
+    assert report.to_json()["evidence"]["kl_to_base"]["high"] is None
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "passes"),
+    [(4, 0, False), (5, 0, True), (58, 42, False), (59, 41, True), (0, 0, False)],
+)
+def test_the_win_rate_bound_is_the_sign_test_at_five_percent(wins: int, losses: int, passes: bool) -> None:
+    assert (win_rate_low(wins, losses, 0.95) > 0.5) is passes
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_more_wins_never_lower_the_bound_and_more_losses_never_raise_it(wins: int, losses: int) -> None:
+    here = win_rate_low(wins, losses, 0.95)
+    assert win_rate_low(wins + 1, losses, 0.95) >= here
+    assert win_rate_low(wins, losses + 1, 0.95) <= here
+
+
+def test_scores_that_hardly_differ_are_ties() -> None:
+    assert outcome([Pair("x", "r", 0.5, 0.505), Pair("x", "r", 0.5, 0.6), Pair("x", "r", 0.5, 0.1)]) == (
+        1,
+        1,
+        1,
+    )
+
+
+def test_one_value_alone_bounds_nothing() -> None:
+    assert estimate([1.0]).high == math.inf
+    assert estimate([1.0, 1.0, 1.0]).high == pytest.approx(1.0)
