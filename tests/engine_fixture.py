@@ -6,7 +6,6 @@ an engine starts one of its own with `run_engine`.
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import pytest
 
 from serving.settings import ServingSettings
 from serving.vllm_process import EngineCommand, engine_command, find_engine_python
+from tests.ports import free_port
 from tests.tiny_model import build_adapter, build_tiny_model
 
 READY_SECONDS = 180.0
@@ -132,11 +132,3 @@ def engine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The session's engine: base model under the name `base`, four adapters at once, rank 16 at most."""
     with run_engine(tiny_model, tmp_path_factory.mktemp("engine")) as running:
         yield running
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
