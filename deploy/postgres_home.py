@@ -51,7 +51,11 @@ def find_home(directory: Path) -> Home:
         return Home(bin=installed, directory=directory, user=None)
     user = _find_user(directory)
     reachable = _reachable_directory(directory, user)
-    reachable.mkdir(parents=True, mode=0o711, exist_ok=True)
+    if reachable != directory:
+        reachable.mkdir(parents=True, exist_ok=True)
+        # Said again after mkdir, which heeds a caller's umask.
+        for opened in (ELSEWHERE, reachable):
+            opened.chmod(0o711)
     return Home(bin=_reachable_binaries(installed, user), directory=reachable, user=user)
 
 
@@ -133,9 +137,8 @@ def _reachable_binaries(installed: Path, user: User) -> Path:
 def _open_to_all(tree: Path) -> None:
     for path in (tree, *tree.rglob("*")):
         if not path.is_symlink():
-            path.chmod(
-                path.stat().st_mode | (0o055 if path.is_dir() else 0o044) | (path.stat().st_mode & 0o100) // 8
-            )
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o044 | (0o011 if mode & 0o100 else 0))
 
 
 def _reachable_directory(directory: Path, user: User) -> Path:

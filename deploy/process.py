@@ -134,6 +134,14 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
         self.state = "stopped"
 
+    def kill(self) -> None:
+        """Kill the child and all that descends from it now, without asking."""
+        if self._process is not None:
+            descendants = _descendants(self._process.pid)
+            _kill_group(self._process.pid)
+            for pid in descendants:
+                _send(pid, signal.SIGKILL)
+
     async def _restart(self) -> None:
         began = time.monotonic()
         while True:
@@ -154,7 +162,7 @@ class Child:
         name = self.service.name
         self.state = "starting"
         if self.service.before_start:
-            self.service.before_start()
+            await asyncio.to_thread(self.service.before_start)
         rotate(self.log_file, self._log_bytes)
         self._process = spawn(self.service.command, self.log_file)
         self._write_pid_file()
@@ -279,6 +287,13 @@ def tail(path: Path, lines: int = 15) -> str:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return f"(nothing in {path})"
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _session(pid: int) -> int:

@@ -1,0 +1,93 @@
+"""The `hone` command: every part of Hone from one terminal.
+
+A mistake of the person at the keyboard ends with one sentence and exit status 2, never with a traceback.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from deploy.lazy_commands import LazyGroup, Mounted
+from feedback.errors import HoneError
+
+RUN, SHIP, RECORD = "Run", "Train and ship", "Record"
+
+
+class Commands(LazyGroup):
+    """The commands of the other packages, by name."""
+
+    mounted: ClassVar = {
+        "gateway": Mounted("serving.cli:app", "Serve the OpenAI-compatible API until stopped.", RUN),
+        "engine": Mounted("serving.cli:app", "Run one vLLM engine in the foreground.", RUN),
+        "worker": Mounted("retrain.cli:app", "Train, evaluate and roll out, until stopped.", RUN),
+        "retrain": Mounted("retrain.cli:app", "Plan or start a training run.", SHIP),
+        "key": Mounted("feedback.cli:app", "Create, list and revoke API keys.", RECORD),
+    }
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Serve a language model that learns from its ratings.",
+)
+
+
+@app.command(rich_help_panel=RUN)
+def up(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model to serve and train: a path or a Hugging Face name. "
+            "Unset: the configured one, else a small demonstration model built here."
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address the gateway listens on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port the gateway listens on.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Directory for everything this machine keeps.")
+    ] = None,
+) -> None:
+    """Start the whole service on this machine: database, engine, gateway, worker."""
+    from deploy.up import run
+
+    raise typer.Exit(run(model=model, host=host, port=port, state_dir=state_dir))
+
+
+@app.command(rich_help_panel=RUN)
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine and the running service, and say what to do. Changes nothing."""
+    from deploy.doctor import main as examine
+
+    raise typer.Exit(examine(as_json=as_json))
+
+
+@app.command(rich_help_panel=RUN)
+def config(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
+) -> None:
+    """Show every setting, its value and where it came from. Secrets are masked."""
+    from deploy.config import main as show
+
+    raise typer.Exit(show(as_json=as_json))
+
+
+def main() -> None:
+    """Run `hone`; the console script."""
+    try:
+        app(prog_name="hone")
+    except HoneError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
