@@ -17,6 +17,7 @@ from serving.auth import Caller, identify
 from serving.engines import Connection, Engine, EngineError, EngineSilent, EngineUnreachable
 from serving.errors import JSON, ApiError, Headers, engine_failed, engine_refused, not_ready
 from serving.exchange import Reply, Request
+from serving.limits import RateLimits
 from serving.recorder import Recorder, Recording
 from serving.routing import Route, RoutingTable, choose_route
 from serving.streaming import DONE, Rewriter, says_error, was_abandoned
@@ -56,6 +57,7 @@ class Completions:
         self.engines = engines
         self.recorder = recorder
         self.metrics = metrics
+        self.limits = RateLimits()
         self._resting: dict[str, float] = {}
         self._pseudonym_secret = pseudonym_secret
         self._token_secret = token_secret
@@ -65,8 +67,10 @@ class Completions:
         """Answer one request; the whole path is on this screen."""
         try:
             caller = identify(request.headers.get(b"authorization"), self.table.keys)
+            allowance = self.limits.take(caller)
             asked = read_asked(request, caller, self._pseudonym_secret)
             recording, answer = await self._ask(asked, caller, request.arrived)
+            recording.allowance = allowance
         except ApiError as error:
             await reply.whole(error.status, [*error.headers, JSON], error.body())
             return
@@ -198,6 +202,7 @@ class Completions:
             (b"x-hone-model-version", route.version.name.encode()),
             (b"x-hone-feedback-token", token.encode()),
             (b"x-hone-overhead-ms", b"%.2f" % overhead),
+            *recording.allowance,
         ]
         if route.experiment_id is not None and route.arm is not None:
             headers.append((b"x-hone-experiment", route.experiment_id.encode()))

@@ -18,6 +18,7 @@ import orjson
 from monitoring.metrics import Series
 from serving.asked import Asked
 from serving.auth import Caller
+from serving.errors import Headers
 from serving.routing import Route
 from serving.spool import COMPLETION, Spool, SpoolFull
 from serving.streaming import count_output_tokens
@@ -40,7 +41,7 @@ class Recording:
     """One completion while it is being answered.
 
     `arrived`, `sent` and `first` are moments of `time.perf_counter()`: the request is here, it goes on to the
-    engine, the first bytes of the answer are here.
+    engine, the first bytes of the answer are here. `allowance` are the headers about the key's rate limit.
     """
 
     asked: Asked
@@ -49,6 +50,7 @@ class Recording:
     consent: bool
     series: Series
     arrived: float
+    allowance: Headers = field(default_factory=list)
     sent: float = 0.0
     first: float | None = None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
