@@ -25,3 +25,24 @@ def gateway(
     given = {"gateway_host": host, "gateway_port": port}
     settings = ServingSettings.load(**{name: value for name, value in given.items() if value is not None})
     serve(settings, FeedbackSettings.load())
+
+
+@app.command("engine")
+def engine(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Base model, a directory or a hub name. Default: the registry's only one."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Only gateways may reach it.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Run one vLLM engine in the foreground, with the adapters that the registry wants it to hold."""
+    from feedback.settings import FeedbackSettings
+    from serving.engine_run import run_engine
+    from serving.settings import ServingSettings
+
+    given = {"engine_model": model, "engine_host": host, "engine_port": port}
+    settings = ServingSettings.load(**{name: value for name, value in given.items() if value is not None})
+    run_engine(settings, FeedbackSettings.load())
