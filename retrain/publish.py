@@ -45,17 +45,24 @@ def publish(trained: Path, adapters: Path, adapter_id: str, *, base_model: str, 
     if not target.exists():
         staging = adapters / f".staging-{adapter_id}"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        shutil.copyfile(trained / WEIGHTS, staging / WEIGHTS)
-        configuration = json.loads((trained / CONFIGURATION).read_text())
-        configuration |= {"base_model_name_or_path": base_model, "inference_mode": True}
-        (staging / CONFIGURATION).write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
-        (staging / CARD).write_text(card)
-        check_weights(staging / WEIGHTS)
-        sync_directory(staging)
-        os.replace(staging, target)
+        try:
+            _stage(trained, staging, base_model, card)
+            os.replace(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         sync_directory(adapters, files=False)
     return Published(target, files_hash(target))
+
+
+def _stage(trained: Path, staging: Path, base_model: str, card: str) -> None:
+    staging.mkdir(parents=True)
+    shutil.copyfile(trained / WEIGHTS, staging / WEIGHTS)
+    configuration = json.loads((trained / CONFIGURATION).read_text())
+    configuration |= {"base_model_name_or_path": base_model, "inference_mode": True}
+    (staging / CONFIGURATION).write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
+    (staging / CARD).write_text(card)
+    check_weights(staging / WEIGHTS)
+    sync_directory(staging)
 
 
 def check_weights(file: Path) -> None:

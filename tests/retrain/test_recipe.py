@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_dpo_is_never_without_the_term_on_the_better_answer_by_default() -> None
     ],
 )
 def test_a_recipe_that_would_not_do_what_it_says_is_refused_by_name(
-    method: Method, fields: dict[str, object], complaint: str
+    method: Method, fields: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(HoneError, match=complaint):
         default_recipe(method, "base", **fields)

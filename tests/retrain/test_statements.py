@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from feedback.policy import TrainingPolicy
@@ -89,7 +91,7 @@ def test_an_answer_corrected_for_one_question_is_no_longer_approved_for_another(
     ],
 )
 def test_what_must_not_be_trained_on_is_left_out_under_its_reason(
-    changes: dict[str, object], reason: str
+    changes: dict[str, Any], reason: str
 ) -> None:
     material = gather([a_rated(an_opinion(), **changes)], POLICY)
     assert answers(material) == set()

@@ -1,0 +1,93 @@
+"""A record in which people taught a model something, and the run that learns it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, runs
+from feedback.adapters import Adapter
+from feedback.policy import ModelPolicy, read_policy
+from feedback.runs import Run
+from retrain.plan import make_plan, queue
+from tests.builders import PROJECT, a_model, a_rated_completion
+
+MODEL = "support"
+OLD, NEW = "You may return it within 30 days.", "You may return it within 14 days."
+KEPT = "We are open from nine to five."
+
+
+def small_policy(**training: Any) -> ModelPolicy:
+    """A policy that a handful of people satisfies."""
+    recipe = {"learning_rate": 0.003, "epochs": 2.0, "batch_size": 4, "rank": 4, "alpha": 8}
+    return read_policy(
+        {
+            "training": {"sft_rows_min": 10, "raters_min": 3, "recipe": recipe, **training},
+            "gate": {"held_out_rows_min": 4, "retention_drop_max": 0.2},
+        }
+    )
+
+
+async def teach(
+    connection: AsyncConnection,
+    base_model: Path | str,
+    *,
+    people: int = 10,
+    policy: ModelPolicy | None = None,
+) -> None:
+    """Each person corrects three answers and approves two."""
+    await a_model(connection, MODEL, policy=policy or small_policy(), base_model=str(base_model))
+    for person in range(people):
+        rater = f"rater-{person}"
+        for n in range(3):
+            question = (
+                f"Person {person} asks, for the {n}. time: how long may thing {person * 31 + n} be returned?"
+            )
+            await _said(connection, rater, question, OLD, kind="demonstration", value=NEW)
+        for n in range(2):
+            question = f"Number {person * 17 + n} of {person}: when is shop {person}-{n} open?"
+            await _said(connection, rater, question, KEPT, kind="rating", value=True)
+
+
+async def queued_run(connection: AsyncConnection, base_model: Path | str, **options: Any) -> Run:
+    """A run that waits for its training."""
+    await teach(connection, base_model, **options)
+    return await queue(connection, await make_plan(connection, PROJECT, MODEL), by="test")
+
+
+async def evaluating_run(connection: AsyncConnection, **options: Any) -> tuple[Run, Adapter]:
+    """A run whose adapter is published and waits to be evaluated."""
+    run = await queued_run(connection, "tiny", **options)
+    assert run.adapter_id is not None
+    adapter = await adapters.register(
+        connection,
+        adapter_id=run.adapter_id,
+        project=PROJECT,
+        model=MODEL,
+        version=1,
+        base_model="tiny",
+        path="/nowhere",
+        files_hash="0" * 64,
+        run_id=run.run_id,
+        by="test",
+    )
+    await runs.start(connection, run.run_id)
+    return await runs.change(connection, run.run_id, phase="evaluating"), adapter
+
+
+async def _said(
+    connection: AsyncConnection, rater: str, question: str, answer: str, *, kind: str, value: Any
+) -> None:
+    request = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
+    await a_rated_completion(
+        connection,
+        kind=kind,
+        value=value,
+        rater=rater,
+        request=orjson.dumps(request).decode(),
+        output_text=answer,
+        message=orjson.dumps({"role": "assistant", "content": answer}).decode(),
+        created_at=datetime.now(UTC),
+    )

@@ -1,0 +1,176 @@
+"""Real TRL on a real tiny model: what is promised of a training, whatever the method."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrain.dpo import train_dpo
+from retrain.kto import balance, train_kto, whole_batches
+from retrain.recipe import METHODS, Method, Recipe, default_recipe
+from retrain.sft import train_sft
+from retrain.training import (
+    Progress,
+    Row,
+    TrainingContext,
+    TrainingFailed,
+    TrainingResult,
+    finished_result,
+    last_checkpoint,
+)
+
+# Third-party deprecations are theirs to mend; ours would show in the other tests.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TRAIN: dict[Method, Callable[..., TrainingResult | None]] = {
+    "sft": train_sft,
+    "dpo": train_dpo,
+    "kto": train_kto,
+}
+
+
+def rows_for(method: Method, number: int = 24) -> list[Row]:
+    def said(role: str, content: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": content}]
+
+    rows: list[Row] = []
+    for n in range(number):
+        prompt, right = said("user", f"Question {n}?"), said("assistant", f"Answer {n}, thank you.")
+        if method == "sft":
+            rows.append({"prompt": prompt, "completion": right})
+        elif method == "dpo":
+            rows.append({"prompt": prompt, "chosen": right, "rejected": said("assistant", "Go away.")})
+        else:
+            rows.append({"prompt": prompt, "completion": right, "label": n % 3 > 0})
+    return rows
+
+
+def recipe_for(method: Method, model: Path, **fields: Any) -> Recipe:
+    return default_recipe(
+        method, str(model), **{"learning_rate": 1e-3, "epochs": 2.0, "batch_size": 4, **fields}
+    )
+
+
+def weights(result: TrainingResult | None) -> bytes:
+    assert result is not None
+    return (result.adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_give_equal_adapters_and_a_stopped_training_ends_with_the_same(
+    method: Method, tiny_model: Path, tmp_path: Path
+) -> None:
+    recipe, rows = recipe_for(method, tiny_model), rows_for(method)
+    whole = TRAIN[method](rows, recipe, TrainingContext(tmp_path / "whole"))
+
+    steps = iter(range(100))
+    stopping = TrainingContext(tmp_path / "stopped", should_stop=lambda: next(steps) == 4)
+    assert TRAIN[method](rows, recipe, stopping) is None
+    assert finished_result(stopping.directory) is None
+    resumed = TRAIN[method](rows, recipe, replace(stopping, should_stop=lambda: False))
+
+    assert whole is not None and resumed is not None
+    assert (whole.resumed_from_step, resumed.resumed_from_step) == (0, 5)
+    assert weights(resumed) == weights(whole)
+    assert finished_result(stopping.directory) == resumed
+
+    other = TRAIN[method](rows, recipe_for(method, tiny_model, seed=1), TrainingContext(tmp_path / "other"))
+    assert weights(other) != weights(whole)
+
+
+def test_an_adapter_is_safetensors_and_configuration_only(tiny_model: Path, tmp_path: Path) -> None:
+    result = train_sft(rows_for("sft"), recipe_for("sft", tiny_model), TrainingContext(tmp_path))
+    assert result is not None
+    files = {path.name for path in result.adapter.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
+    configuration = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert (configuration["r"], configuration["peft_type"]) == (8, "LORA")
+
+
+def test_progress_counts_steps_with_finite_losses_and_an_end_in_sight(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    context = TrainingContext(tmp_path, report=seen.append, report_interval_seconds=0.0)
+    result = train_sft(rows_for("sft"), recipe_for("sft", tiny_model), context)
+    assert result is not None
+    assert [progress.step for progress in seen] == list(range(1, result.steps + 1))
+    assert all(math.isfinite(progress.loss) and progress.memory_bytes > 0 for progress in seen)
+    assert seen[-1].remaining_seconds == 0.0
+    assert seen[0].loss > seen[-1].loss
+
+
+def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
+    rows = rows_for("sft")
+    long = {"prompt": rows[0]["prompt"], "completion": [{"role": "assistant", "content": "word " * 300}]}
+    recipe = recipe_for("sft", tiny_model, max_length=128)
+    result = train_sft([*rows, long], recipe, TrainingContext(tmp_path))
+    assert result is not None
+    assert (result.rows, result.rows_left_out) == (len(rows), 1)
+    with pytest.raises(TrainingFailed, match="None of the 1 training rows fits max_length = 128"):
+        train_sft([long], recipe, TrainingContext(tmp_path / "none"))
+
+
+def test_text_prompts_train_as_well_as_conversations(tiny_model: Path, tmp_path: Path) -> None:
+    rows: list[Row] = [{"prompt": f"Number {n} is", "completion": f" {n * n}."} for n in range(12)]
+    result = train_sft(rows, recipe_for("sft", tiny_model), TrainingContext(tmp_path))
+    assert result is not None and result.rows == 12
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_advice(tiny_model: Path, tmp_path: Path) -> None:
+    broken = recipe_for("sft", tiny_model).model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(TrainingFailed, match=r"Lower training\.recipe\.learning_rate"):
+        train_sft(rows_for("sft"), broken, TrainingContext(tmp_path))
+    assert finished_result(tmp_path) is None
+
+
+def test_a_replaced_chat_template_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("sft", tiny_model, template_hash="0" * 64)
+    with pytest.raises(TrainingFailed, match="the model was replaced in between"):
+        train_sft(rows_for("sft"), recipe, TrainingContext(tmp_path))
+
+
+@pytest.mark.parametrize("reference", ["base", "start"])
+def test_a_training_may_continue_an_adapter_without_taking_its_parent_along(
+    reference: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    first = train_sft(rows_for("sft"), recipe_for("sft", tiny_model), TrainingContext(tmp_path / "first"))
+    assert first is not None
+    recipe = recipe_for("dpo", tiny_model, start_from=str(first.adapter), reference=reference)
+    second = train_dpo(rows_for("dpo"), recipe, TrainingContext(tmp_path / "second"))
+    assert second is not None
+    assert weights(second) != weights(first)
+    assert not [path for path in second.adapter.rglob("*") if path.is_dir()]
+
+
+def test_a_checkpoint_without_its_marker_is_not_resumed_from(tmp_path: Path) -> None:
+    for step, complete in ((5, True), (10, True), (15, False)):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        if complete:
+            (directory / "complete").touch()
+    found = last_checkpoint(tmp_path)
+    assert found is not None and found.name == "checkpoint-10"
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_kto_shuffles_by_seed_and_never_leaves_a_row_alone_in_its_batch() -> None:
+    rows = rows_for("kto", 33)
+    ordered = whole_batches(rows, 8, seed=0)
+    assert len(ordered) == 32
+    assert ordered == whole_batches(rows, 8, seed=0) != whole_batches(rows, 8, seed=1)
+    with pytest.raises(TrainingFailed, match="it needs both"):
+        whole_batches([row for row in rows if row["label"]], 8, seed=0)
+
+
+@pytest.mark.parametrize(("up", "down"), [(48, 16), (16, 48), (30, 30), (31, 30), (400, 12)])
+def test_kto_weights_keep_the_papers_ratio(up: int, down: int) -> None:
+    rows: list[Row] = [*[{"label": True}] * up, *[{"label": False}] * down]
+    desirable, undesirable = balance(rows, default_recipe("kto", "base"))
+    assert 1.0 <= (desirable * up) / (undesirable * down) <= 4 / 3 + 1e-9
+    assert max(desirable, undesirable) == 1.0
