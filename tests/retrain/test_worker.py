@@ -1,0 +1,207 @@
+"""The worker between record, training process and engine. The engine is a fake one: what it says is the input."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedback import adapters, audit, engines, runs
+from feedback.adapters import Adapter
+from feedback.database import Database
+from feedback.runs import Run
+from retrain.settings import RetrainSettings
+from retrain.worker import Worker
+from tests.builders import PROJECT
+from tests.fakes import answer_evaluations, fake_engine, refuse
+from tests.retrain.record import KEPT, MODEL, NEW, OLD, evaluating_run, queued_run, small_policy
+
+SETTINGS = RetrainSettings(
+    training_events_interval_seconds=0.2,
+    checkpoint_interval_seconds=0.05,
+    training_niceness=0,
+    adapter_ready_timeout_seconds=2.0,
+)
+
+
+def learned(model: str, prompt: str) -> str:
+    if "returned" not in prompt:
+        return KEPT
+    return OLD if model == "base" else NEW
+
+
+def forgot(model: str, prompt: str) -> str:
+    return OLD if model == "base" else "Hello."
+
+
+async def tick_until(worker: Worker, done: Callable[[Run], Any], run_id: str, *, seconds: float = 180) -> Run:
+    async with asyncio.timeout(seconds):
+        while True:
+            await worker.tick()
+            async with worker.database.begin() as connection:
+                run = await runs.by_id(connection, run_id)
+            if done(run):
+                return run
+            await asyncio.sleep(0.05)
+
+
+def has_ended(run: Run) -> bool:
+    return run.status in ("succeeded", "failed", "cancelled")
+
+
+async def make_ready(database: Database, engine: str, adapter_id: str) -> None:
+    async with database.begin() as connection:
+        await engines.report(connection, engine, base_model="tiny", healthy=True)
+        await engines.report_adapter(connection, engine, adapter_id, state="ready")
+
+
+async def adapter_of(database: Database, run: Run) -> Adapter:
+    async with database.begin() as connection:
+        assert run.adapter_id is not None
+        return await adapters.by_id(connection, run.adapter_id)
+
+
+@pytest.mark.parametrize(("says", "state"), [(learned, "candidate"), (forgot, "rejected")])
+async def test_the_gate_decides_on_what_the_engine_said(
+    says: Callable[[str, str], str], state: str, database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+    async with fake_engine(answer_evaluations(says)) as engine:
+        await make_ready(database, engine.url, adapter.adapter_id)
+        worker = Worker(database, state_dir, SETTINGS)
+        ended = await tick_until(worker, has_ended, run.run_id)
+        await worker.close()
+    assert ended.status == "succeeded"
+    decided = await adapter_of(database, run)
+    assert decided.state == state
+    assert decided.gate is not None and decided.evidence_hash
+    assert bool(decided.gate["reasons"]) is (state == "rejected")
+    async with database.begin() as connection:
+        assert await audit.verify(connection) is None
+        trail = await audit.entries(connection, PROJECT, subject=decided.name)
+    assert decided.evidence_hash in str([entry.detail for entry in trail])
+
+
+async def test_a_candidate_that_no_engine_can_hold_is_rejected_in_the_engines_words(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+        await engines.report(connection, "http://127.0.0.1:9", base_model="tiny", healthy=True)
+        await engines.report_adapter(
+            connection, "http://127.0.0.1:9", adapter.adapter_id, state="failed", detail="rank 64 is above 16"
+        )
+    worker = Worker(database, state_dir, SETTINGS.model_copy(update={"adapter_ready_timeout_seconds": 0.1}))
+    ended = await tick_until(worker, has_ended, run.run_id)
+    assert ended.status == "failed"
+    assert ended.error is not None and "rank 64 is above 16" in ended.error
+    assert (await adapter_of(database, run)).state == "rejected"
+
+
+async def test_an_evaluation_with_failed_requests_never_passes(database: Database, state_dir: Path) -> None:
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+    async with fake_engine(refuse(500, "EngineCore encountered an issue.")) as engine:
+        await make_ready(database, engine.url, adapter.adapter_id)
+        worker = Worker(database, state_dir, SETTINGS)
+        await tick_until(worker, has_ended, run.run_id)
+    decided = await adapter_of(database, run)
+    assert decided.state == "rejected"
+    assert decided.gate is not None and any("requests failed" in reason for reason in decided.gate["reasons"])
+
+
+async def test_a_worker_killed_during_an_evaluation_is_replaced_by_one_that_ends_it(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+    async with fake_engine(answer_evaluations(learned)) as engine:
+        await make_ready(database, engine.url, adapter.adapter_id)
+        first = Worker(database, state_dir, SETTINGS)
+        await first.tick()
+        await asyncio.sleep(0.05)
+        await first.close()
+        second = Worker(database, state_dir, SETTINGS)
+        ended = await tick_until(second, has_ended, run.run_id)
+        await second.close()
+    assert ended.status == "succeeded"
+    assert (await adapter_of(database, run)).state == "candidate"
+
+
+async def test_a_cancelled_run_ends_and_its_adapter_never_serves(database: Database, state_dir: Path) -> None:
+    async with database.begin() as connection:
+        run, _ = await evaluating_run(connection)
+        await runs.request_cancel(connection, PROJECT, run.run_id, by="ada")
+    worker = Worker(database, state_dir, SETTINGS)
+    ended = await tick_until(worker, has_ended, run.run_id)
+    assert ended.status == "cancelled"
+    assert (await adapter_of(database, run)).state == "rejected"
+
+
+async def test_a_queued_run_that_is_cancelled_never_starts(database: Database, state_dir: Path) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        await runs.request_cancel(connection, PROJECT, run.run_id, by="ada")
+    worker = Worker(database, state_dir, SETTINGS)
+    ended = await tick_until(worker, has_ended, run.run_id)
+    assert (ended.status, ended.attempts) == ("cancelled", 0)
+
+
+async def test_a_training_killed_too_often_fails_with_advice(database: Database, state_dir: Path) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        for _ in range(SETTINGS.training_attempts_max):
+            await runs.start(connection, run.run_id)
+    worker = Worker(database, state_dir, SETTINGS)
+    ended = await tick_until(worker, has_ended, run.run_id)
+    assert ended.status == "failed"
+    assert ended.error is not None and "running out of memory" in ended.error
+
+
+@pytest.mark.slow
+async def test_a_run_goes_from_its_rows_to_a_candidate_although_its_training_is_killed(
+    database: Database, state_dir: Path, tiny_model: Path
+) -> None:
+    recipe = {"learning_rate": 0.003, "epochs": 20.0, "batch_size": 4, "rank": 4, "alpha": 8}
+    async with database.begin() as connection:
+        run = await queued_run(connection, tiny_model, policy=small_policy(recipe=recipe))
+    async with fake_engine(answer_evaluations(learned)) as engine:
+        assert run.adapter_id is not None
+        worker = Worker(database, state_dir, SETTINGS)
+        await tick_until(worker, lambda run: run.progress.get("step", 0) > 5, run.run_id)
+        assert worker.child is not None
+        os.kill(worker.child.process.pid, signal.SIGKILL)
+        await tick_until(worker, lambda run: run.phase == "evaluating", run.run_id)
+        await make_ready(database, engine.url, run.adapter_id)
+        ended = await tick_until(worker, has_ended, run.run_id)
+        await worker.close()
+    assert (ended.status, ended.attempts) == ("succeeded", 2)
+    assert (await adapter_of(database, run)).state == "candidate"
+    async with database.begin() as connection:
+        messages = [event.message for event in await runs.events(connection, run.run_id)]
+    assert any("was killed by SIGKILL" in message for message in messages)
+    assert any(message.startswith("The gate says candidate") for message in messages)
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_stopped_stops_its_training_at_a_checkpoint_without_counting_it(
+    database: Database, state_dir: Path, tiny_model: Path
+) -> None:
+    recipe = {"learning_rate": 0.003, "epochs": 500.0, "batch_size": 4, "rank": 4, "alpha": 8}
+    async with database.begin() as connection:
+        run = await queued_run(connection, tiny_model, policy=small_policy(recipe=recipe))
+    worker = Worker(database, state_dir, SETTINGS)
+    await tick_until(worker, lambda run: run.progress.get("step", 0) > 2, run.run_id)
+    await worker.close()
+    async with database.begin() as connection:
+        stopped = await runs.by_id(connection, run.run_id)
+        assert (stopped.status, stopped.attempts) == ("running", 0)
+        await runs.request_cancel(connection, PROJECT, run.run_id, by="ada")
+    ended = await tick_until(Worker(database, state_dir, SETTINGS), has_ended, run.run_id)
+    assert ended.status == "cancelled"
+    async with database.begin() as connection:
+        assert [one.version for one in await adapters.of_model(connection, PROJECT, MODEL)] == [0]
