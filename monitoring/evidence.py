@@ -29,7 +29,7 @@ from monitoring.sequential import (
 Column: TypeAlias = Callable[[Outcomes], Floats]
 Mark: TypeAlias = Callable[[Outcomes], NDArray[np.bool_]]
 
-BAD_ANSWERS_PRIOR = harm_prior(ratio=2.0, spread=0.5)
+BAD_ANSWERS_PRIOR = harm_prior(ratio=2.0, spread=0.25)
 """A worse candidate typically doubles bad answers."""
 ERRORS_PRIOR = harm_prior(ratio=5.0, spread=1.0)
 """A broken candidate multiplies errors."""
@@ -89,8 +89,8 @@ def _requests(arm: Outcomes) -> Floats:
 class Comparison:
     """Net approval per request, candidate less control; pairs are (candidate, control).
 
-    `margin` and `harm_margin` are half-widths of confidence sequences. `rated_difference` is the same difference per
-    vote instead of per request, so that a change in who votes cannot pass for a change in what they think.
+    `margin` and `harm_margin` are half-widths of confidence sequences. The `rated_` three are the same per vote instead
+    of per request, so that a change in who votes cannot pass for a change in what they think.
     """
 
     units: tuple[int, int]
@@ -100,6 +100,8 @@ class Comparison:
     margin: float
     harm_margin: float
     rated_difference: float
+    rated_margin: float
+    rated_harm_margin: float
     coverage: tuple[float, float]
     coverage_differs: bool
 
@@ -125,6 +127,8 @@ class Comparison:
             margin=margin(net, alpha),
             harm_margin=margin(net, 2.0 * harm_alpha),
             rated_difference=_difference(rated),
+            rated_margin=margin(rated, alpha),
+            rated_harm_margin=margin(rated, 2.0 * harm_alpha),
             coverage=(float(votes[0].ratio), float(votes[1].ratio)),
             coverage_differs=abs(_difference(votes)) > margin(votes, alpha),
         )

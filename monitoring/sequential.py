@@ -68,7 +68,7 @@ def difference_margin(
 
     `units` are the independent units per arm, `variances` the variances of the two *estimates* (not of one unit): for
     t = n0 + n1 the difference behaves like the mean of t observations of variance t (V0 + V1). `tightest_at` counts
-    units of both arms together. Where the variances are zero or unknown the margin is infinite: no spread is no evidence.
+    units of both arms together. The margin is infinite where the variances are zero or unknown: that is no evidence.
     """
     total = floats(units[0]) + floats(units[1])
     spread = floats(variances[0]) + floats(variances[1])

@@ -30,10 +30,10 @@ from monitoring.sequential import bernoulli_interval
 State = Literal["insufficient_data", "inconclusive", "better", "worse"]
 
 HARM_BUDGET: Mapping[str, float] = {
-    "bad_answers": 0.65,
-    "units_with_bad_answers": 0.15,
-    "units_with_errors": 0.10,
-    "ratings": 0.10,
+    "bad_answers": 0.80,
+    "units_with_bad_answers": 0.10,
+    "units_with_errors": 0.05,
+    "ratings": 0.05,
 }
 """How `guardrail_alpha` is divided over the tests that can call a candidate worse."""
 
@@ -54,7 +54,7 @@ class ExperimentPolicy:
     """Two-sided error rate of the comparison of ratings."""
     guardrail_alpha: float = 0.01
     """Chance that an equal candidate is ever called worse, all tests together."""
-    sample_ratio_alpha: float = 0.0005
+    sample_ratio_alpha: float = 0.0001
     """Chance that a correct split is ever called broken."""
     units_min: int = 50
     """Units with a scored request that each arm needs before ratings are compared."""
@@ -215,7 +215,12 @@ def _conclude(
     gain = compared.difference - compared.margin > policy.min_effect
     if not harm and not gain:
         return "inconclusive", _says_undecided(policy, compared)
-    if compared.rated_difference * compared.difference <= 0:
+    agreed = (
+        compared.rated_difference + compared.rated_harm_margin < 0.0
+        if harm
+        else compared.rated_difference - compared.rated_margin > 0.0
+    )
+    if not agreed:
         return "inconclusive", _says_who_votes(policy, compared)
     return ("worse" if harm else "better"), _says_difference(policy, compared, worse=harm)
 
@@ -309,9 +314,10 @@ def _says_coverage(policy: ExperimentPolicy, compared: Comparison) -> str:
 
 
 def _says_who_votes(policy: ExperimentPolicy, compared: Comparison) -> str:
+    low, high = (compared.rated_difference + side * compared.rated_margin for side in (-1.0, 1.0))
     return (
-        f"Net approval per request differs by {_points(compared.difference)} points, but per vote by "
-        f"{_points(compared.rated_difference)}: who votes has changed, not what they think of {policy.candidate}."
+        f"Net approval per request differs by {_points(compared.difference)} points, but per vote the difference is "
+        f"{_points(low)} to {_points(high)}: who votes may have changed, not what they think of {policy.candidate}."
     )
 
 

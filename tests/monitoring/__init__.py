@@ -1,0 +1,1 @@
+"""Tests of `monitoring`: what we measure, and what we do about it."""
