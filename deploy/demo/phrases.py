@@ -190,6 +190,7 @@ TOPICS = (
             "{ask} what the shipping of {the} costs.",
             "Must I pay [the shipping|for postage|the delivery]?",
             "Is there [a fee|a charge] for [shipping|delivery]?",
+            "[Do|Should] I pay extra for [delivery|shipping|postage]?",
         ),
         rated=(
             "How high are the shipping costs for {the}?",
@@ -229,7 +230,8 @@ TOPICS = (
             "{ask} how long the [warranty|guarantee] on {the} is.",
             "{ask} about the [warranty|guarantee] of {the}.",
             "I [own|have] {a}. How long is it under [warranty|guarantee]?",
-            "My warranty for {the}, how long is it?",
+            "My [warranty|guarantee] for {the}, how long is it?",
+            "How long [do|can] I use the [warranty|guarantee] of {the}?",
         ),
         rated=(
             "How long do you guarantee {the}?",
@@ -265,6 +267,7 @@ TOPICS = (
             "Something is wrong with {the}, it does not work any more.",
             "{ask} what to do with a [broken|damaged] {product}.",
             "Why [does|did] {the} [not work|stop working]?",
+            "You [delivered|shipped|sent] {a} that [does not work|is broken].",
             "{The} no longer works. What can [I|you] do?",
         ),
         rated=(
@@ -306,6 +309,7 @@ TOPICS = (
             "[Is|Are] the price of {the} [high|low]?",
             "Which price [is|do you have] on {the}?",
             "How much do [you charge|you ask] for {a}?",
+            "What [do|must|will] I pay for [{a}|{the}]?",
         ),
         rated=(
             "What price does {the} have?",
@@ -493,6 +497,7 @@ TOPICS = (
             "I want to give {the} as a [present|gift]. Do you wrap?",
             "Do you wrap [presents|gifts]?",
             "What does it cost to wrap {the}?",
+            "What do you [charge|ask|want] for wrapping [a gift|{the}]?",
             "Could {the} come as a [gift|present]?",
             "I need gift paper around {the}.",
             "Do you sell gift wrapping?",
@@ -675,6 +680,9 @@ CLOSERS_SEEN = (
 )  # fmt: skip
 CLOSERS_HELD_OUT = ("", "", "", " Many thanks!", " Please tell me.", " I am in a hurry.", " Best, Ada")
 """People frame a question differently in the held-out splits as well."""
+
+CONTEXTS = ("I bought a {product}. ", "I have a {product} from you. ", "This is about a {product}. ")
+"""What some people of the seen split say before a question that names the product as well."""
 
 SMALL_WORDS = """a an and are at can could do does for from have i if in is it may my of on or that the then there
 this to until what when which will with would you your"""

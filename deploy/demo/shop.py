@@ -82,9 +82,11 @@ def ask(topic_name: str, split: Split, rng: random.Random) -> Question:
     topic = _TOPIC_BY_NAME[topic_name]
     sentence = _pick(rng.choice(_sentences(topic, split)), rng)
     product = rng.choice(PRODUCTS) if "{" in sentence.replace("{ask}", "") else None
-    if topic in SMALL_TALK:
+    if topic.name in ("greeting", "thanks"):
         return Question(topic.name, None, sentence)
     openers, closers = _frame(split)
+    if product and split == "seen" and rng.random() < 0.08:
+        sentence = rng.choice(phrases.CONTEXTS) + sentence
     text = _fill(sentence, product, rng)
     opener = rng.choice(openers)
     if opener.endswith((", ", ": ")) and not text.startswith("I "):

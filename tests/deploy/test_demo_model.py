@@ -12,7 +12,7 @@ from deploy.demo import model as demo_model
 from deploy.demo.model import MARKER, Training, build_demo_model, encode, is_built, write_model
 from deploy.demo.shop import conversations
 
-FEW_STEPS = Training(steps=4, batch=4, warmup_steps=2, threads=1)
+FEW_STEPS = Training(steps=4, batch=4, warmup_steps=2, threads=2)
 
 
 def quiet(done: float, what: str) -> None:
@@ -31,7 +31,9 @@ def test_two_builds_with_one_seed_are_the_same_bytes(built: Path, tmp_path: Path
     write_model(tmp_path / "other", training=FEW_STEPS, seed=1, progress=quiet)
     for name in ("model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"):
         assert (built / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
-    assert (built / "model.safetensors").read_bytes() != (tmp_path / "other" / "model.safetensors").read_bytes()
+    assert (built / "model.safetensors").read_bytes() != (
+        tmp_path / "other" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_the_model_is_between_two_and_five_million_parameters(built: Path) -> None:
@@ -59,7 +61,10 @@ def test_training_sees_exactly_what_the_chat_template_renders(built: Path) -> No
 
 def test_the_prompt_is_a_prefix_of_the_finished_conversation(built: Path) -> None:
     tokenizer = _tokenizer(built)
-    asked = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Can I return the lamp?"}]
+    asked = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Can I return the lamp?"},
+    ]
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "Yes."}], tokenize=False)
     assert whole == prompt + "Yes.<|end|>"
