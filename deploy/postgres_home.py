@@ -52,10 +52,7 @@ def find_home(directory: Path) -> Home:
     user = _find_user(directory)
     reachable = _reachable_directory(directory, user)
     if reachable != directory:
-        reachable.mkdir(parents=True, exist_ok=True)
-        # Said again after mkdir, which heeds a caller's umask.
-        for opened in (ELSEWHERE, reachable):
-            opened.chmod(0o711)
+        _make_passable(reachable)
     return Home(bin=_reachable_binaries(installed, user), directory=reachable, user=user)
 
 
@@ -119,6 +116,7 @@ def _reachable_binaries(installed: Path, user: User) -> Path:
     binaries = copy / package.name / installed.parent.name / installed.name
     if not _runs((str(binaries / "initdb"), "--version"), user):
         shutil.rmtree(copy, ignore_errors=True)
+        _make_passable(ELSEWHERE)
         unfinished = ELSEWHERE / f".postgresql-{secrets.token_hex(4)}"
         shutil.copytree(
             installed.parent,
@@ -132,6 +130,13 @@ def _reachable_binaries(installed: Path, user: User) -> Path:
         _open_to_all(unfinished)
         unfinished.rename(copy)
     return binaries
+
+
+def _make_passable(directory: Path) -> None:
+    """Make a directory below `ELSEWHERE` that others can pass through, whatever our umask says."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for opened in {ELSEWHERE, directory}:
+        opened.chmod(0o711)
 
 
 def _open_to_all(tree: Path) -> None:

@@ -29,7 +29,6 @@ from deploy.welcome import welcome
 from feedback.database import Database, migrate
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_FIRST_ANSWER_SECONDS = 120.0
 
 
 def run(*, model: str | None, host: str | None, port: int | None, state_dir: Path | None) -> int:
@@ -102,7 +101,7 @@ class _Up:
                 )
                 keys = await record.ensure(database, base_model, self.directory)
             await self._parts(steps, addresses, base_model)
-            await self._first_answer(steps, addresses.gateway_url)
+            await self._first_answer(steps, addresses)
         seconds = time.monotonic() - began
         self.console.print(
             welcome(addresses.gateway_url, base_model, keys, self.directory, seconds), soft_wrap=True
@@ -151,14 +150,15 @@ class _Up:
                 one.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _first_answer(self, steps: Steps, url: str) -> None:
-        """Wait until the gateway says that it can answer; a slow engine elsewhere is no failure of ours."""
+    async def _first_answer(self, steps: Steps, addresses: services.Addresses) -> None:
+        """Wait until the gateway says that it can answer; an engine elsewhere may come later."""
+        url, patience = addresses.gateway_url, 120.0 if addresses.local_engine else 2.0
         with steps.step("Service") as step:
-            deadline = time.monotonic() + _FIRST_ANSWER_SECONDS
+            deadline = time.monotonic() + patience
             while await services.http_status(f"{url}/health") != 200:
                 step.update(f"waiting for {url}/health")
                 if time.monotonic() > deadline:
-                    say(self.console, f"No model can be answered yet; see {url}/health and `hone doctor`.")
+                    say(self.console, f"No engine holds the model yet: see {url}/health and `hone doctor`.")
                     return
                 await asyncio.sleep(0.1)
 

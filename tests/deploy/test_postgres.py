@@ -213,6 +213,7 @@ async def test_as_root_below_a_closed_directory_data_and_binaries_move_where_the
     monkeypatch.setattr(postgres_home, "ELSEWHERE", elsewhere)
     closed = reachable_directory / "closed"
     closed.mkdir(mode=0o700)
+    private = os.umask(0o077)  # as `hone up` does
     installed = postgres_home._installed_binaries()
     package = installed.parent.parent
     for folder in package.parent.glob(f"{package.name}*"):
@@ -222,11 +223,14 @@ async def test_as_root_below_a_closed_directory_data_and_binaries_move_where_the
         "_installed_binaries",
         lambda: closed / installed.relative_to(package.parent),
     )
-    for _ in ("first start", "second start"):
-        with EmbeddedPostgres(closed / "postgres", settings=QUICK) as server:
-            assert await ask(server, "select 1") == 1
-            assert elsewhere in server.pgdata.parents
-            assert elsewhere in server.home.bin.parents
+    try:
+        for _ in ("first start", "second start"):
+            with EmbeddedPostgres(closed / "postgres", settings=QUICK) as server:
+                assert await ask(server, "select 1") == 1
+                assert elsewhere in server.pgdata.parents
+                assert elsewhere in server.home.bin.parents
+    finally:
+        os.umask(private)
     assert closed.stat().st_mode & 0o777 == 0o700
     assert len(list(elsewhere.glob("postgres-*"))) == 1
 
