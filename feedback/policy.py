@@ -85,7 +85,7 @@ class RolloutPolicy(Section):
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """Error rate of the verdict, however often one looks."""
     guardrail_alpha: float = Field(0.01, gt=0, lt=0.5)
-    """Error rate of each guardrail."""
+    """Chance that an equal candidate is ever called worse, all guardrails together."""
     maturation_seconds: float = Field(0.0, ge=0)
     """Completions younger than this are not scored yet."""
 
