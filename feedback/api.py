@@ -30,9 +30,12 @@ class Caller(Protocol):
     """Who calls with an API key."""
 
     @property
-    def key_id(self) -> str: ...
+    def key_id(self) -> str:
+        """Which key."""
+
     @property
-    def project(self) -> str: ...
+    def project(self) -> str:
+        """Whose completions it may speak of."""
 
 
 @dataclass(frozen=True, slots=True)

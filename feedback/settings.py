@@ -105,7 +105,8 @@ class FeedbackSettings(HoneSettings):
     """Directory for everything this machine keeps: embedded database, spool, adapters, runs, logs."""
 
     database_url: SecretStr | None = None
-    """PostgreSQL (15 or newer) as `postgresql://user:password@host/name`. Unset: the embedded one that `hone up` starts."""
+    """PostgreSQL (15 or newer) as `postgresql://user:password@host/name`.
+    Unset: the embedded one that `hone up` starts."""
 
     feedback_token_lifetime_days: int = 30
     """How long a browser may rate an answer with the signed token that came with it, in days."""

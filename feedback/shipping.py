@@ -52,7 +52,8 @@ async def promote(
     model = await models.get(connection, project, candidate.model)
     if by == AUTOMATIC_ACTOR and model.policy.approval != "automatic":
         raise IllegalMove(
-            f"The policy of '{model.model}' says approval = 'operator': a person promotes {candidate.name}, not the worker."
+            f"The policy of '{model.model}' says approval = 'operator': "
+            f"a person promotes {candidate.name}, not the worker."
         )
     experiment = await experiments.of_model(connection, project, candidate.model)
     if experiment is not None and experiment.arm(CANDIDATE_ARM).adapter_id != candidate.adapter_id:

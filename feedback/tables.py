@@ -372,7 +372,7 @@ feedback = Table(
         postgresql_where=text("idempotency_id IS NOT NULL"),
     ),
     Index("ix_feedback_project_created_at", "project", "created_at"),
-    comment="What people said of completions, history included; one effective row per completion, rater, kind and name.",
+    comment="What people said, history included; one effective row per completion, rater, kind and name.",
 )
 
 audit = Table(

@@ -7,8 +7,8 @@ It grants nothing else: no reading, no other completion, no other rater.
 import base64
 import hashlib
 import hmac
-import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from feedback.errors import HoneError
 
@@ -44,9 +44,10 @@ def verify(secret: bytes, token: str) -> TokenGrant:
     if not hmac.compare_digest(mac, _mac(secret, payload)):
         raise HoneError(_not_ours(token))
     completion_id, project, rater, expires = payload.decode().split("|")
-    if int(expires) < time.time():
+    if int(expires) < datetime.now(UTC).timestamp():
         raise HoneError(
-            f"The feedback token for {completion_id} has expired. Rate with an API key, or use the token of a newer answer."
+            f"The feedback token for {completion_id} has expired. "
+            "Rate with an API key, or use the token of a newer answer."
         )
     return TokenGrant(completion_id, project, rater or None)
 

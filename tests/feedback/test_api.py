@@ -1,8 +1,8 @@
 """`/v1/feedback` over HTTP: keys and tokens, aliases, and a database that is away."""
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,16 +47,18 @@ async def api(database: Database) -> AsyncIterator[Api]:
     caller = SimpleNamespace(key_id="key-1", project=PROJECT)
 
     def deps(request: Request) -> FeedbackDeps:
-        return FeedbackDeps(api.connected_to, SECRET, SECRET, lambda request: caller, api.spooled.append)
+        return FeedbackDeps(
+            asking.connected_to, SECRET, SECRET, lambda request: caller, asking.spooled.append
+        )
 
     app.include_router(feedback_router(deps))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        api = Api(client, database, connected_to=database)
-        yield api
+        asking = Api(client, database, connected_to=database)
+        yield asking
 
 
 def a_token(completion_id: str, rater: str | None = "rater-a") -> str:
-    return tokens.sign(SECRET, completion_id, PROJECT, rater, int(time.time()) + 60)
+    return tokens.sign(SECRET, completion_id, PROJECT, rater, int(datetime.now(UTC).timestamp()) + 60)
 
 
 async def test_a_thumb_with_a_comment_and_a_correction_is_three_things_said(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -82,14 +83,14 @@ async def test_the_migrations_build_the_tables_of_the_code(database: Database) -
 
 
 def test_a_feedback_token_grants_one_completion_to_one_rater() -> None:
-    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, "rater-a", int(time.time()) + 60)
+    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, "rater-a", int(datetime.now(UTC).timestamp()) + 60)
     grant = tokens.verify(b"k" * 32, token)
     assert (grant.completion_id, grant.project, grant.rater) == ("chatcmpl-1", PROJECT, "rater-a")
 
 
 @given(position=st.integers(0, 400), replacement=st.characters(codec="ascii"))
 def test_a_token_that_was_changed_anywhere_is_refused(position: int, replacement: str) -> None:
-    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, None, int(time.time()) + 60)
+    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, None, int(datetime.now(UTC).timestamp()) + 60)
     position %= len(token)
     forged = token[:position] + replacement + token[position + 1 :]
     if forged == token:
@@ -99,7 +100,7 @@ def test_a_token_that_was_changed_anywhere_is_refused(position: int, replacement
 
 
 def test_an_expired_token_says_so() -> None:
-    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, None, int(time.time()) - 1)
+    token = tokens.sign(b"k" * 32, "chatcmpl-1", PROJECT, None, int(datetime.now(UTC).timestamp()) - 1)
     with pytest.raises(HoneError, match="expired"):
         tokens.verify(b"k" * 32, token)
 

@@ -147,7 +147,7 @@ def upgrade() -> None:
             "kind IN ('rating', 'comment', 'demonstration', 'preference')", name=op.f("ck_feedback_kind")
         ),
         sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_feedback")),
-        comment="What people said of completions, history included; one effective row per completion, rater, kind and name.",
+        comment="What people said, history included; one effective row per completion, rater, kind and name.",
     )
     op.create_index("ix_feedback_project_created_at", "feedback", ["project", "created_at"], unique=False)
     op.create_index(
