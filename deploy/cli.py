@@ -20,9 +20,52 @@ class Commands(LazyGroup):
 
     mounted: ClassVar = {
         "gateway": Mounted("serving.cli:app", "Serve the OpenAI-compatible API until stopped.", RUN),
-        "engine": Mounted("serving.cli:app", "Run one vLLM engine in the foreground.", RUN),
-        "worker": Mounted("retrain.cli:app", "Train, evaluate and roll out, until stopped.", RUN),
+        "engine": Mounted(
+            "serving.cli:app",
+            "Run one vLLM engine in the foreground, with the adapters that the registry wants it to hold.",
+            RUN,
+        ),
+        "worker": Mounted(
+            "retrain.cli:app",
+            "Train, evaluate and roll out, until stopped. Several may run; one works, the others stand by.",
+            RUN,
+        ),
         "retrain": Mounted("retrain.cli:app", "Plan or start a training run.", SHIP),
+        "run": Mounted("retrain.cli:app", "List, follow and cancel training runs.", SHIP),
+        "approve": Mounted(
+            "feedback.cli:app", "Let a candidate meet traffic. Moves no traffic by itself.", SHIP
+        ),
+        "reject": Mounted(
+            "feedback.cli:app", "Keep a candidate out. Cannot be undone; the version stays on disk.", SHIP
+        ),
+        "canary": Mounted(
+            "feedback.cli:app",
+            "Send the first step's share of traffic to an approved version. Undo with `abort`.",
+            SHIP,
+        ),
+        "promote": Mounted(
+            "feedback.cli:app",
+            "Make a version the champion, which answers everybody. Undo with `rollback`.",
+            SHIP,
+        ),
+        "abort": Mounted("feedback.cli:app", "End the canary; its traffic goes back to the champion.", SHIP),
+        "rollback": Mounted(
+            "feedback.cli:app",
+            "Put an earlier champion back. Takes effect without a restart; undo with `rollback --to`.",
+            SHIP,
+        ),
+        "model": Mounted("feedback.cli:app", "Create and list models, and change their policies.", RECORD),
+        "adapter": Mounted("feedback.cli:app", "List and show adapter versions.", RECORD),
+        "dataset": Mounted("feedback.cli:app", "List and export frozen datasets.", RECORD),
+        "experiment": Mounted(
+            "feedback.cli:app", "List and show traffic splits with their verdicts.", RECORD
+        ),
+        "feedback": Mounted("feedback.cli:app", "Show completions with what people said of them.", RECORD),
+        "audit": Mounted(
+            "feedback.cli:app",
+            "Show who decided what, newest first, or verify that nobody changed it.",
+            RECORD,
+        ),
         "key": Mounted("feedback.cli:app", "Create, list and revoke API keys.", RECORD),
     }
 
