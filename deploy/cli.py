@@ -30,6 +30,11 @@ class Commands(LazyGroup):
             "Train, evaluate and roll out, until stopped. Several may run; one works, the others stand by.",
             RUN,
         ),
+        "demo": Mounted(
+            "deploy.demo.command:app",
+            "Close the loop before your eyes: simulated people ask, rate, and get better answers. Takes minutes.",
+            RUN,
+        ),
         "retrain": Mounted("retrain.cli:app", "Plan or start a training run.", SHIP),
         "run": Mounted("retrain.cli:app", "List, follow and cancel training runs.", SHIP),
         "approve": Mounted(

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from deploy import record, services, state
 from deploy.base_model import choose_base_model
+from deploy.config import refuse_unknown_names
 from deploy.files import write_private
 from deploy.postgres import EmbeddedPostgres
 from deploy.process import Backoff, Child, Service
@@ -43,6 +44,7 @@ def run(*, model: str | None, host: str | None, port: int | None, state_dir: Pat
         "gateway_port": port,
         "state_dir": state_dir,
     }
+    refuse_unknown_names()
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     directory = settings.feedback.absolute_state_dir
     # Logs, the spool and datasets have people's words in them.
@@ -94,6 +96,7 @@ class _Up:
             if left := await state.end_leftovers(self.directory):
                 say(self.console, f"An earlier `hone up` was killed; ended its {', '.join(left)}.")
             addresses = services.choose_addresses(self.settings)
+            write_private(self.directory / "gateway.url", addresses.gateway_url)
             url = await self._database(steps)
             async with Database(url, pool_size=1) as database:
                 base_model = await choose_base_model(
