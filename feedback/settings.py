@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from feedback.errors import HoneError
 
@@ -63,6 +63,11 @@ class HoneSettings(BaseSettings):
         """
         try:
             return cls(**overrides)
+        except SettingsError as error:
+            raise HoneError(
+                f"{error}: expected JSON for a setting that is a list, such as "
+                """HONE_ENGINE_URLS='["http://10.0.0.5:8000"]'. `hone config` shows what holds."""
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
