@@ -21,9 +21,12 @@ from feedback.tables import completions
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
-    """One row, columns in the order of the table; JSON columns hold JSON text."""
+    """One row, columns in the order of the table; JSON columns hold JSON text.
+
+    Not frozen: a frozen dataclass of thirty fields takes three times as long to make, and gateways make them all day.
+    """
 
     completion_id: str
     project: str

@@ -164,25 +164,26 @@ class Completions:
 
     async def _relay_stream(self, recording: Recording, answer: Connection, reply: Reply) -> None:
         rewriter = _rewriter(recording)
+        failure, last = None, b""
         await reply.start(200, [*self._headers(recording), *EVENTS])
-        failure = None
         try:
             while piece := await answer.read():
                 recording.take(piece)
-                await reply.write(rewriter.events(piece))
-        except EngineError as error:
-            failure = f"{error}"
-        else:
+                last = rewriter.events(piece)
+                if not rewriter.done:
+                    await reply.write(last)
             if not rewriter.done:
-                failure = f"{recording.route.engine} ended the stream before its end"
+                failure, last = f"{recording.route.engine} ended the stream before its end", b""
             elif was_abandoned(recording.raw):
                 failure = "The engine gave this answer up"
+        except EngineError as error:
+            failure, last = f"{error}", b""
         if failure is None and not says_error(recording.raw):
             self.recorder.keep(recording, "ok")
-            await reply.end(DONE)
         else:
             self.recorder.keep(recording, "error", failure or "The engine failed during the answer.")
-            await reply.end(engine_failed(f"{failure}.").event() + DONE if failure else DONE)
+            last += engine_failed(f"{failure}.").event() if failure else b""
+        await reply.end(last + DONE)
 
     def _begin(self, asked: Asked, caller: Caller, route: Route, arrived: float) -> Recording:
         consent = asked.consent

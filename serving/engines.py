@@ -65,7 +65,6 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self.status = 0
-        self.headers: dict[bytes, bytes] = {}
         self.deadline = NEVER
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
@@ -75,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._error: EngineError | None = None
 
     async def ask(self, request: bytes) -> None:
-        """Send one request; returns when the answer's status and headers are here.
+        """Send one request; returns when the answer's status is here.
 
         Raises:
             EngineError: the connection ended, or nothing came in time.
@@ -184,10 +183,6 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls.
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One response header."""
-        self.headers[name.lower()] = value
-
     def on_headers_complete(self) -> None:
         """The status is known from here on."""
         self.status = self._parser.get_status_code()
@@ -230,7 +225,7 @@ class Engine:
         return len(self.open) - len(self.idle)
 
     async def ask(self, path: bytes, headers: Headers, body: bytes, *, adapter: str) -> Connection:
-        """POST `body`; the answer's status and headers are here when this returns. Release what you get.
+        """POST `body`; the answer's status is here when this returns. Release what you get.
 
         Args:
             adapter: under which the request is counted until its release.

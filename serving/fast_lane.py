@@ -39,17 +39,18 @@ class _Exchange:
         self.disconnected = False
         self.keep_alive = keep_alive
         self.message_event = _NOBODY_WAITS
-        self.handler = handler
+        self._handler = handler
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.started = False
         self._protocol = protocol
         self._chunked = False
+        self._unsent_head = b""
 
     async def run(self, request: Request) -> None:
         """Answer; a handler that fails leaves a closed connection, never a half answer that looks whole."""
         try:
-            await self.handler(request, self)
+            await self._handler(request, self)
         except asyncio.CancelledError:
             self._protocol.transport.close()
         except Exception:
@@ -59,6 +60,8 @@ class _Exchange:
             else:
                 message = "The gateway failed; its log says why."
                 await self.refuse(engine_failed(message, code="internal_error", status=500))
+        finally:
+            self._protocol.tasks.discard(self._protocol.answering)
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error and close the connection."""
@@ -76,7 +79,8 @@ class _Exchange:
         """Begin a body of unknown length."""
         self._chunked = self._protocol.parser.get_http_version() != "1.0"
         self.keep_alive = self.keep_alive and self._chunked
-        await self._send(self._head(status, [*headers, CHUNKED] if self._chunked else headers))
+        # Sent with the first piece: a packet of its own costs as much as a piece does.
+        self._unsent_head = self._head(status, [*headers, CHUNKED] if self._chunked else headers)
 
     async def write(self, piece: bytes) -> None:
         """Send a piece of it."""
@@ -99,6 +103,8 @@ class _Exchange:
         return b"".join(lines)
 
     async def _send(self, data: bytes) -> None:
+        if self._unsent_head:
+            data, self._unsent_head = self._unsent_head + data, b""
         flow = self._protocol.flow
         if flow.write_paused:
             await flow.drain()
@@ -125,12 +131,22 @@ class FastLane(HttpToolsProtocol):
     exchange: _Exchange | None = None
     answering: "asyncio.Task[None] | None" = None
 
+    def on_message_begin(self) -> None:
+        """Begin a request, without the ASGI scope that most never need."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
     def on_headers_complete(self) -> None:
-        """Take the request here, or let uvicorn build an ASGI cycle for it."""
+        """Take the request here, or let uvicorn build an ASGI scope and cycle for it."""
         relayed: Relayed | None = self.app_state.get(SWITCH)
         handler = relayed.handlers.get(self.url) if relayed else None
         if handler is None or self._is_unusual():
             self.exchange = None
+            url, headers, expect = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expect
+            self.headers.extend(headers)
             super().on_headers_complete()
             return
         parser: Any = self.parser
@@ -155,8 +171,8 @@ class FastLane(HttpToolsProtocol):
         if exchange.body_bytes <= limit:
             exchange.body.append(body)
         elif not exchange.started:
-            self._run(exchange.refuse(too_large(exchange.body_bytes, limit)))
             exchange.started = True
+            self.answering = self.loop.create_task(exchange.refuse(too_large(exchange.body_bytes, limit)))
 
     def on_message_complete(self) -> None:
         """Start the handler: the request is here."""
@@ -167,16 +183,11 @@ class FastLane(HttpToolsProtocol):
             body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
             exchange.body.clear()
             request = Request(self.url, dict(self.headers), body, time.perf_counter())
-            self.answering = self._run(exchange.run(request))
+            self.answering = self.loop.create_task(exchange.run(request))
+            self.tasks.add(self.answering)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the handler of a client that is gone."""
         super().connection_lost(exc)
         if self.answering is not None and not self.answering.done():
             self.answering.cancel()
-
-    def _run(self, work: Any) -> "asyncio.Task[None]":
-        task = self.loop.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task

@@ -116,7 +116,7 @@ class Recorder:
         if recording.kept:
             return
         recording.kept = True
-        tokens = count_output_tokens(recording.raw) or 0
+        tokens = count_output_tokens(recording.raw)
         seconds = recording.measure(tokens)
         recording.series.finished(status, tokens, **seconds)
         request = recording.asked.body_as_asked()

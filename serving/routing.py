@@ -9,6 +9,7 @@ same table and unit give the same version in every gateway.
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from serving.auth import Caller
 from serving.errors import ApiError, not_ready, unknown_model
@@ -78,8 +79,7 @@ class RoutingTable:
         return replace(self, holders={**self.holders, adapter_id: left})
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """The decision for one request. `propensity` is the chance this unit had of this version."""
 
     engine: str

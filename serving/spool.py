@@ -1,33 +1,37 @@
 """A gateway's own disk queue: what was written here survives the gateway and outwaits the database.
 
-A spool is a directory of append-only segments. A record is framed (length, CRC-32, kind) and written by one system
-call, so a killed process leaves at most one torn record, at the very end, of something that nobody was told is safe.
+A spool is a directory of append-only segments, preallocated and mapped into memory: appending is a copy into the
+page cache, which outlives a killed process, and costs no system call. A record's frame (length, CRC-32, kind) is written
+after its payload, so a kill leaves at most one record without a frame, of which nobody was told that it is safe.
 `sync` writes to the platter what the system still holds; between two syncs a power cut, not a kill, may cost records.
 
 One reader follows the writer: `next_batch` shows the oldest records, `advance` forgets them once they are stored.
 A crash between the two shows them again, so whoever inserts them must be idempotent. A gateway that starts adopts the
 directories of gateways that died: the lock on a directory ends with its process.
 
-Bounded in bytes: a full spool refuses (`SpoolFull`) and keeps what it has.
+Bounded in bytes: a full spool, or disk, refuses (`SpoolFull`) and keeps what it has. Space is reserved a segment at a
+time, so a disk that fills up is noticed there and not inside a record.
 """
 
 import fcntl
+import mmap
 import os
 import shutil
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from feedback.ids import new_hex
 
 FRAME = struct.Struct("<IIB")
-"""Length of the payload in bytes, CRC-32 of kind and payload, kind."""
+"""Length of the payload in bytes (0: no record yet), CRC-32 of kind and payload, kind."""
 
 CURSOR = struct.Struct("<QQI")
 """Segment number, offset in it, CRC-32 of both."""
 
-SEGMENT_BYTES = 32 * 1024 * 1024
+SEGMENT_BYTES = 8 * 1024 * 1024
 COMPLETION, FEEDBACK = 1, 2
 
 
@@ -47,9 +51,8 @@ class Record:
 class Batch:
     """The oldest records of one directory, and where reading goes on after them."""
 
-    queue: "_Queue"
+    queue: "Queue"
     records: list[Record]
-    segment: int
     offset: int
 
 
@@ -59,22 +62,22 @@ class Spool:
     def __init__(
         self, root: Path, *, bytes_max: int = 4 * 1024**3, segment_bytes: int = SEGMENT_BYTES
     ) -> None:
-        """Open a new directory under `root`; `bytes_max` bounds everything this process has spooled or adopted."""
+        """Open a new directory under `root`; `bytes_max` bounds what this process has spooled and not stored."""
         self.root = root
         self.bytes_max = bytes_max
         self.segment_bytes = segment_bytes
         root.mkdir(parents=True, exist_ok=True)
-        self.own = _Queue.create(root / f"gateway-{new_hex()}")
-        self.adopted: list[_Queue] = []
+        self.own = Queue.create(root / f"gateway-{new_hex()}")
+        self.adopted: list[Queue] = []
         self.adopt()
         self._number = 0
-        self._file = -1
-        self._written = 0
-        self._roll()
+        self._synced = 1
+        self._segment = self._open_segment(segment_bytes)
+        self._at = 0
 
     @property
     def depth_bytes(self) -> int:
-        """Bytes that are not in the record yet, those of adopted directories included."""
+        """Bytes that are not stored yet, those of adopted directories included."""
         return self.own.bytes_left + sum(queue.bytes_left for queue in self.adopted)
 
     def append(self, kind: int, *parts: bytes | bytearray) -> None:
@@ -83,29 +86,24 @@ class Spool:
         Raises:
             SpoolFull: the spool or the disk is full; nothing was written.
         """
-        checksum, length = kind, 0
-        for part in parts:
-            checksum, length = zlib.crc32(part, checksum), length + len(part)
+        length = sum(map(len, parts))
         size = FRAME.size + length
         if self.own.bytes_left + size > self.bytes_max:
             raise SpoolFull(
                 f"The spool in {self.root} holds its {self.bytes_max} bytes; the database must take some first."
             )
-        try:
-            written = os.writev(self._file, (FRAME.pack(length, checksum, kind), *parts))
-        except OSError as error:
-            raise SpoolFull(f"The spool in {self.root} cannot be written: {error}") from error
-        if written < size:
-            os.ftruncate(self._file, self._written)
-            raise SpoolFull(
-                f"The disk under {self.root} is full: {written} of {size} bytes could be written."
-            )
-        self._written += size
+        if self._at + size > len(self._segment):
+            self._roll(size)
+        segment, checksum, start = self._segment, kind, self._at + FRAME.size
+        for part in parts:
+            checksum, end = zlib.crc32(part, checksum), start + len(part)
+            segment[start:end] = part
+            start = end
+        FRAME.pack_into(segment, self._at, length, checksum, kind)
+        self._at = start
         self.own.bytes_left += size
-        if self._written >= self.segment_bytes:
-            self._roll()
 
-    def next_batch(self, *, records_max: int = 256, bytes_max: int = 1024 * 1024) -> Batch | None:
+    def next_batch(self, *, records_max: int = 256, bytes_max: int = 512 * 1024) -> Batch | None:
         """The oldest records, dead gateways' first; at least one if there is any, however large it is."""
         for queue in list(self.adopted):
             batch = queue.read(records_max, bytes_max)
@@ -116,57 +114,75 @@ class Spool:
         return self.own.read(records_max, bytes_max) if self.own.bytes_left else None
 
     def advance(self, batch: Batch) -> None:
-        """Forget a batch: everything in it is in the record."""
-        batch.queue.advance(batch)
-        if batch.queue is self.own and not self.own.bytes_left and self._written > self.segment_bytes // 4:
-            self._roll()
+        """Forget a batch: everything in it is stored."""
+        batch.queue.advance(batch.offset)
 
     def adopt(self) -> None:
         """Take over the directories of gateways that are gone."""
         for directory in sorted(self.root.glob("gateway-*")):
-            if directory != self.own.directory and (queue := _Queue.claim(directory)) is not None:
+            if directory != self.own.directory and (queue := Queue.claim(directory)) is not None:
                 self.adopted.append(queue)
 
     def sync(self) -> None:
         """Wait until the disk has everything that was appended before this call. Blocks: call it from a thread."""
-        file = os.dup(self._file)
-        try:
-            os.fdatasync(file)
-        finally:
-            os.close(file)
+        newest = self._number
+        for number in range(self._synced, newest + 1):
+            with suppress(FileNotFoundError):  # stored and deleted meanwhile
+                file = os.open(self.own.path(number), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(file)
+                finally:
+                    os.close(file)
+        self._synced = newest
 
     def close(self) -> None:
         """Let go of the directory; removes it when nothing is left in it."""
-        os.close(self._file)
+        self._segment.close()
         for queue in (self.own, *self.adopted):
-            queue.remove() if not queue.bytes_left else queue.unlock()
+            if queue.bytes_left:
+                queue.unlock()
+            else:
+                queue.remove()
 
-    def _roll(self) -> None:
-        if self._file >= 0:
-            os.fdatasync(self._file)
-            os.close(self._file)
+    def _roll(self, size: int) -> None:
+        try:
+            segment = self._open_segment(max(size, self.segment_bytes))
+        except OSError as error:
+            raise SpoolFull(f"The disk under {self.root} does not take another segment: {error}.") from error
+        self._segment.close()
+        self._segment, self._at = segment, 0
+
+    def _open_segment(self, size: int) -> mmap.mmap:
+        path = self.own.path(self._number + 1)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Reserved, not sparse: writing to a mapped page that finds no room on the disk kills the process.
+            os.posix_fallocate(file, 0, size)
+            segment = mmap.mmap(file, size)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
         self._number += 1
-        path = self.own.path(self._number)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._written = 0
+        return segment
 
 
-class _Queue:
-    """Reads one directory from its cursor on."""
+class Queue:
+    """One directory, read from its cursor on."""
 
     def __init__(self, directory: Path, lock: int) -> None:
         self.directory = directory
         self._lock = lock
         self._cursor_file = os.open(directory / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        numbers = self._segments()
-        self._segment, self._offset = self._read_cursor() or (min(numbers, default=1), 0)
-        self.bytes_left = sum(
-            self.path(number).stat().st_size for number in numbers if number >= self._segment
-        )
-        self.bytes_left = max(0, self.bytes_left - self._offset)
+        numbers = sorted(self._segments())
+        self._segment, self._offset = self._read_cursor() or (numbers[0] if numbers else 1, 0)
+        ends = {number: _end_of_records(self.path(number)) for number in numbers if number >= self._segment}
+        self.bytes_left = sum(ends.values()) - self._offset
 
     @classmethod
-    def create(cls, directory: Path) -> "_Queue":
+    def create(cls, directory: Path) -> "Queue":
+        """A new, locked directory."""
         # Locked before it has its name: another gateway, adopting, must not take it for a dead one's.
         unborn = directory.with_name(f".{directory.name}")
         unborn.mkdir(mode=0o700)
@@ -177,7 +193,7 @@ class _Queue:
         return queue
 
     @classmethod
-    def claim(cls, directory: Path) -> "_Queue | None":
+    def claim(cls, directory: Path) -> "Queue | None":
         """Lock a directory; None while another process holds it, or when it has just gone."""
         try:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -191,40 +207,36 @@ class _Queue:
             return None
 
     def path(self, number: int) -> Path:
+        """The file of a segment."""
         return self.directory / f"{number:08d}.log"
 
     def read(self, records_max: int, bytes_max: int) -> Batch | None:
-        """The records after the cursor; a torn or damaged rest of a segment ends that segment."""
-        last = max(self._segments(), default=0)
-        while self._segment <= last:
+        """The records after the cursor. A segment ends at the first frame that is not whole."""
+        while True:
             records, offset = _read_records(self.path(self._segment), self._offset, records_max, bytes_max)
             if records:
-                return Batch(self, records, self._segment, offset)
-            if self._segment == last:
+                return Batch(self, records, offset)
+            if not self.path(self._segment + 1).exists():
                 return None
-            self._drop_segment()
-        return None
+            self.path(self._segment).unlink(missing_ok=True)
+            self._segment, self._offset = self._segment + 1, 0
 
-    def advance(self, batch: Batch) -> None:
-        self.bytes_left -= batch.offset - self._offset
-        self._offset = batch.offset
+    def advance(self, offset: int) -> None:
+        """Move the cursor within the segment that was read last."""
+        self.bytes_left -= offset - self._offset
+        self._offset = offset
         position = struct.pack("<QQ", self._segment, self._offset)
         os.pwrite(self._cursor_file, position + struct.pack("<I", zlib.crc32(position)), 0)
 
     def unlock(self) -> None:
+        """Leave the directory to whoever adopts it."""
         os.close(self._cursor_file)
         os.close(self._lock)
 
     def remove(self) -> None:
+        """Delete the directory."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unlock()
-
-    def _drop_segment(self) -> None:
-        path = self.path(self._segment)
-        if path.exists():
-            self.bytes_left -= path.stat().st_size - self._offset
-            path.unlink()
-        self._segment, self._offset = self._segment + 1, 0
 
     def _segments(self) -> list[int]:
         return [int(path.stem) for path in self.directory.glob("*.log")]
@@ -234,9 +246,18 @@ class _Queue:
         if len(data) < CURSOR.size:
             return None
         segment, offset, checksum = CURSOR.unpack(data)
-        return (
-            (segment, offset) if checksum == zlib.crc32(data[:16]) and self.path(segment).exists() else None
-        )
+        known = checksum == zlib.crc32(data[:16]) and self.path(segment).exists()
+        return (segment, offset) if known else None
+
+
+def _end_of_records(path: Path) -> int:
+    """Where the last whole record of a segment ends; what follows it was torn by a kill, or lost by a disk."""
+    offset = 0
+    while True:
+        records, after = _read_records(path, offset, 4096, SEGMENT_BYTES)
+        if not records:
+            return offset
+        offset = after
 
 
 def _read_records(path: Path, offset: int, records_max: int, bytes_max: int) -> tuple[list[Record], int]:
@@ -257,7 +278,7 @@ def _read_records(path: Path, offset: int, records_max: int, bytes_max: int) -> 
     while len(records) < records_max and at + FRAME.size <= len(data):
         length, checksum, kind = FRAME.unpack_from(data, at)
         payload = data[at + FRAME.size : at + FRAME.size + length]
-        if len(payload) < length or zlib.crc32(payload, kind) != checksum:
+        if not length or len(payload) < length or zlib.crc32(payload, kind) != checksum:
             break
         records.append(Record(kind, payload))
         at += FRAME.size + length

@@ -7,6 +7,7 @@ boundaries and are never split or re-framed; how the network cut the bytes makes
 """
 
 import re
+from functools import lru_cache
 
 DONE = b"data: [DONE]\n\n"
 
@@ -15,9 +16,8 @@ _TOKEN_IDS_SHORT = b'token_ids":['
 _NO_TOKEN_IDS = b'token_ids":null'
 _USAGE_EVENT = re.compile(rb'data: \{[^\n]*"choices":\[\][^\n]*"usage":\{[^\n]*\n\n')
 _NO_CHOICES = b'"choices":[]'
-_ABANDONED = (b'"finish_reason":"abort"', b'"finish_reason":"error"')
-_ERROR_EVENT = b'data: {"error"'
 _OUTPUT_TOKENS = b'"completion_tokens":'
+_NUMBER = re.compile(rb"\d+")
 
 
 class Rewriter:
@@ -26,8 +26,7 @@ class Rewriter:
     __slots__ = ("_hide_token_ids", "_hide_usage", "_model", "_renamed", "_tail", "done")
 
     def __init__(self, *, served_name: str, name: str, hide_token_ids: bool, hide_usage: bool) -> None:
-        self._model = b'"model":"%b"' % served_name.encode()
-        self._renamed = b'"model":"%b"' % name.encode()
+        self._model, self._renamed = _model_field(served_name), _model_field(name)
         self._hide_token_ids = hide_token_ids
         self._hide_usage = hide_usage
         self._tail = b""
@@ -56,21 +55,23 @@ class Rewriter:
         return piece
 
 
+@lru_cache(maxsize=4096)
+def _model_field(name: str) -> bytes:
+    return b'"model":"%b"' % name.encode()
+
+
 def was_abandoned(raw: bytes | bytearray) -> bool:
     """Whether the engine gave the answer up under a reason to finish that only looks like an end."""
-    return any(reason in raw for reason in _ABANDONED)
+    return b'"finish_reason":"abort"' in raw or b'"finish_reason":"error"' in raw
 
 
 def says_error(raw: bytes | bytearray) -> bool:
     """Whether an event of the stream is an error, which ends it."""
-    return _ERROR_EVENT in raw
+    return b'data: {"error"' in raw
 
 
-def count_output_tokens(raw: bytes | bytearray) -> int | None:
-    """The engine's own count of generated tokens, from the usage at the end of an answer."""
+def count_output_tokens(raw: bytes | bytearray) -> int:
+    """The engine's own count of generated tokens, from the usage at the end of an answer; 0 where it says none."""
     at = raw.rfind(_OUTPUT_TOKENS)
-    if at < 0:
-        return None
-    digits = raw[at + len(_OUTPUT_TOKENS) : at + len(_OUTPUT_TOKENS) + 10]
-    end = next((index for index, byte in enumerate(digits) if not 48 <= byte <= 57), len(digits))
-    return int(digits[:end]) if end else None
+    number = _NUMBER.match(raw, at + len(_OUTPUT_TOKENS)) if at >= 0 else None
+    return int(number[0]) if number else 0
