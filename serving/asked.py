@@ -85,6 +85,7 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
     if options is not None and not isinstance(options, dict):
         raise _unexpected("stream_options", options, "an object")
     _check_metadata(fields.get("metadata"))
+    _refuse_prompt_log_probabilities(fields)
     rater = _take_rater(fields, headers, caller, secret)
     own = {name: fields.pop(name) for name in CHANGED if name in fields}
     hex_id = new_hex()
@@ -172,6 +173,25 @@ def _check_metadata(metadata: Any) -> None:
             raise _unexpected(
                 f"metadata.{key}", value, f"a string of at most {METADATA_VALUE_MAX} characters"
             )
+
+
+def _refuse_prompt_log_probabilities(fields: dict[str, Any]) -> None:
+    # With adapters enabled, vLLM computes these over the wrong rows as soon as another request shares the step,
+    # and its engine process ends: one such request would take the service away from everybody (vLLM issue 16668).
+    if fields.get("prompt_logprobs") is not None:
+        raise bad_request(
+            f"'prompt_logprobs' is {fields['prompt_logprobs']!r}. Leave it out: the engine cannot compute it beside "
+            "other requests while adapters are enabled.",
+            param="prompt_logprobs",
+            code="unsupported_parameter",
+        )
+    if fields.get("echo") and fields.get("logprobs") is not None:
+        raise bad_request(
+            "'echo' with 'logprobs' asks for the log-probabilities of the prompt, which the engine cannot compute "
+            "beside other requests while adapters are enabled. Leave one of them out.",
+            param="echo",
+            code="unsupported_parameter",
+        )
 
 
 def _unexpected(param: str, value: Any, expected: str) -> ApiError:

@@ -105,6 +105,8 @@ async def test_text_completions_take_the_same_road(start: Start) -> None:
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"store": "maybe"}, "store"),
         ({"stream_options": 1}, "stream_options"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"echo": True, "logprobs": True}, "echo"),
     ],
 )
 async def test_a_bad_request_names_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
