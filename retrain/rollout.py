@@ -2,8 +2,8 @@
 
 What happens on its own is little: a worse canary is aborted, a step that has been open long enough is followed by the
 next one of the policy that an operator approved. Only where the policy says `approval = "automatic"` does the worker
-approve a candidate that passed its gate, and promote one whose verdict is `better`. A verdict that is missing, undecided
-or built on too little moves nothing; what was aborted stays out until a person says otherwise.
+approve a candidate that passed its gate, and promote one whose verdict is `better`. A verdict that is missing,
+undecided or built on too little moves nothing; what was aborted stays out until a person says otherwise.
 """
 
 from collections.abc import Sequence

@@ -23,8 +23,8 @@ from feedback import (
     models,
     runs,
     shipping,
+    submissions,
 )
-from feedback import submissions
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.keys import Key

@@ -1,8 +1,9 @@
 """A gateway's own disk queue: what was written here survives the gateway and outwaits the database.
 
 A spool is a directory of append-only segments, preallocated and mapped into memory: appending is a copy into the
-page cache, which outlives a killed process, and costs no system call. A record's frame (length, CRC-32, kind) is written
-after its payload, so a kill leaves at most one record without a frame, of which nobody was told that it is safe.
+page cache, which outlives a killed process, and costs no system call. A record's frame (length, CRC-32, kind) is
+written after its payload, so a kill leaves at most one record without a frame, of which nobody was told that it is
+safe.
 `sync` writes to the platter what the system still holds; between two syncs a power cut, not a kill, may cost records.
 
 One reader follows the writer: `next_batch` shows the oldest records, `advance` forgets them once they are stored.

@@ -19,7 +19,11 @@ FAILED: dict[str, Any] = {"decision": "rejected", "reasons": ["it says nothing n
 
 
 async def a_model(
-    connection: AsyncConnection, model: str = "support", *, policy: ModelPolicy | None = None, base_model: str = "tiny"
+    connection: AsyncConnection,
+    model: str = "support",
+    *,
+    policy: ModelPolicy | None = None,
+    base_model: str = "tiny",
 ) -> models.Model:
     """The model of this name, made if it is not there."""
     try:
@@ -100,7 +104,12 @@ def a_completion(**changes: Any) -> Completion:
 
 
 async def a_rated_completion(
-    connection: AsyncConnection, *, value: Any = True, kind: str = "rating", rater: str = "rater-a", **changes: Any
+    connection: AsyncConnection,
+    *,
+    value: Any = True,
+    kind: str = "rating",
+    rater: str = "rater-a",
+    **changes: Any,
 ) -> Completion:
     """A completion in the record with one submission about it."""
     completion = a_completion(rater=rater, unit=rater, **changes)

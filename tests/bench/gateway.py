@@ -35,9 +35,14 @@ class Workload:
 
     def request(self, key: str) -> bytes:
         """The bytes of one request."""
-        question = f"chunks={CHUNKS} gap={self.gap_us} How many days do I have to return a lamp I do not like?"
+        question = (
+            f"chunks={CHUNKS} gap={self.gap_us} How many days do I have to return a lamp I do not like?"
+        )
         messages = [
-            {"role": "system", "content": "You answer questions of customers of a lamp shop, politely and briefly."},
+            {
+                "role": "system",
+                "content": "You answer questions of customers of a lamp shop, politely and briefly.",
+            },
             {"role": "user", "content": question},
         ]
         fields = {"model": "support", "messages": messages, "stream": self.stream, "user": "customer-4711"}
@@ -135,17 +140,26 @@ class Bench:
 
     def figure(self, peer: str, workload: str, field: str) -> float:
         """The median of one figure over the rounds."""
-        return median(getattr(one, field) for one in self.measured[peer, workload])
+        return float(median(getattr(one, field) for one in self.measured[peer, workload]))
 
 
 def report(bench: Bench, names: list[str]) -> str:
     """Tables of all figures, then the ratios of the goals."""
-    lines = ["", f"{'':14}{'workload':14}{'req/s':>9}{'p50 us':>9}{'p99 us':>9}{'first us':>9}{'CPU us':>8}{'errors':>8}"]
+    lines = [
+        "",
+        f"{'':14}{'workload':14}{'req/s':>9}{'p50 us':>9}{'p99 us':>9}{'first us':>9}{'CPU us':>8}{'errors':>8}",
+    ]
     for workload in WORKLOADS:
         for name in names:
             seen = bench.measured[name, workload.name]
             row = f"{name:14}{workload.name:14}"
-            for field, width in (("per_second", 9), ("p50_us", 9), ("p99_us", 9), ("first_p50_us", 9), ("cpu_us", 8)):
+            for field, width in (
+                ("per_second", 9),
+                ("p50_us", 9),
+                ("p99_us", 9),
+                ("first_p50_us", 9),
+                ("cpu_us", 8),
+            ):
                 row += f"{bench.figure(name, workload.name, field):>{width}.0f}"
             row += f"{sum(one.errors for one in seen):>8}"
             if workload.stream:
@@ -155,7 +169,11 @@ def report(bench: Bench, names: list[str]) -> str:
     lines += [f"{name:14}W3 {kb:.1f} KB per open stream" for name, kb in bench.memory_kb.items()]
     for name in names:
         if name.startswith("hone"):
-            lines += ["", f"{name}, ratios of the goals (a goal is met at or left of its sign)", *goals(bench, name)]
+            lines += [
+                "",
+                f"{name}, ratios of the goals (a goal is met at or left of its sign)",
+                *goals(bench, name),
+            ]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("feedback", "monitoring", "serving", "retrain", "deploy")
+Defines = ast.FunctionDef | ast.AsyncFunctionDef
 TRAINING_STACK = {"accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl"}
 
 
@@ -43,3 +44,10 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
+
+
+def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function without those of functions inside it, which count for themselves."""
+    inner = [node for node in ast.walk(function) if node is not function and isinstance(node, Defines)]
+    lines = {line for node in inner for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+    return len(set(range(function.lineno, (function.end_lineno or 0) + 1)) - lines)

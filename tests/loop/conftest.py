@@ -71,6 +71,7 @@ async def _enter(database: Database, service: Service, base: Path, seed: int) ->
 
 
 async def _wait_until_ready(database: Database, adapter: Adapter) -> None:
+    standing: object = None
     for _ in range(300):
         async with database.begin() as connection:
             if await engines.holders(connection, adapter.adapter_id):
