@@ -4,7 +4,8 @@ Speaks vLLM's OpenAI endpoints over HTTP. An answer that the engine refuses or b
 the engine's own words; nothing is retried, since a failure is part of what an evaluation measures.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -40,10 +41,12 @@ class EngineClient:
         *,
         timeout_seconds: float,
         answer_tokens_max: int,
+        concurrency: int = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.answer_tokens_max = answer_tokens_max
+        self._room = asyncio.Semaphore(concurrency)
         # Keep-alive shorter than the engine's: reusing a connection that it just closed loses the request.
         limits = httpx.Limits(keepalive_expiry=2.0)
         self._client = httpx.AsyncClient(timeout=timeout_seconds, limits=limits, transport=transport)
@@ -75,20 +78,35 @@ class EngineClient:
             return _answer(reply)
 
     async def log_probabilities(
-        self, model: str, prompt_ids: list[int], answer_ids: list[int]
+        self, model: str, prompt_ids: Sequence[int], answer_ids: Sequence[int], positions: Sequence[int]
     ) -> list[float]:
-        """Log-probability in nats of each token of an answer after a prompt."""
+        """Log-probability in nats of the answer's tokens at `positions`, each after all that comes before it.
+
+        The engine is made to generate that one token and tells how likely it was before it was made to.
+        """
+        return list(
+            await asyncio.gather(
+                *(
+                    self._log_probability(model, [*prompt_ids, *answer_ids[:position]], answer_ids[position])
+                    for position in positions
+                )
+            )
+        )
+
+    async def _log_probability(self, model: str, prefix: list[int], token: int) -> float:
+        # Not prompt_logprobs: where LoRA is on and other requests share the step, vLLM 0.32 reads beyond its adapter
+        # mapping for them, and on a CPU the whole engine dies of it (vllm-project/vllm#16668).
         body = {
             "model": model,
-            "prompt": prompt_ids + answer_ids,
+            "prompt": prefix,
             "max_tokens": 1,
             "temperature": 0.0,
-            "prompt_logprobs": 0,
+            "allowed_token_ids": [token],
+            "logprobs": 0,
         }
         reply = await self._post("/v1/completions", body)
         with _understanding(reply):
-            entries = reply["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
-            return [entry[str(token)]["logprob"] for entry, token in zip(entries, answer_ids, strict=True)]
+            return float(reply["choices"][0]["logprobs"]["token_logprobs"][0])
 
     async def answer_token_ids(self, prompt: Prompt, prompt_ids: list[int], answer: str) -> list[int]:
         """The tokens that training would see for `answer`: what follows the prompt in the rendered whole."""
@@ -115,7 +133,8 @@ class EngineClient:
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            response = await self._client.post(self.url + path, json=body)
+            async with self._room:
+                response = await self._client.post(self.url + path, json=body)
         except httpx.HTTPError as error:
             raise EngineFailed(f"The engine {self.url} did not answer {path}: {error!r}.") from error
         if response.status_code != 200:

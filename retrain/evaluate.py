@@ -9,6 +9,7 @@ A request that fails is counted and leaves its item out. Nothing is written.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +24,8 @@ STILL_SAYS = 0.9
 REPEATS_WORDS_MIN = 12
 REPEATS_DISTINCT_MAX = 0.5
 ERROR_EXAMPLES_MAX = 5
+SCORED_TOKENS_MAX = 8
+"""Tokens of an answer whose likelihood is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +82,22 @@ async def evaluate(
     versions: Versions,
     client: EngineClient,
     *,
-    concurrency: int,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evidence:
-    """Ask both versions everything, at most `concurrency` items at a time."""
-    gate = asyncio.Semaphore(concurrency)
+    """Ask both versions everything; the client bounds what is in flight."""
     errors: list[str] = []
     done = 0
 
     async def one(number: int, item: Item) -> Observation | None:
         nonlocal done
-        async with gate:
-            try:
-                return await observe(item, versions, client, seed=number)
-            except EngineFailed as error:
-                errors.append(str(error))
-                return None
-            finally:
-                done += 1
-                report(done, len(items))
+        try:
+            return await observe(item, versions, client, seed=number)
+        except EngineFailed as error:
+            errors.append(str(error))
+            return None
+        finally:
+            done += 1
+            report(done, len(items))
 
     async with asyncio.TaskGroup() as tasks:
         asked = [tasks.create_task(one(number, item)) for number, item in enumerate(items)]
@@ -112,21 +112,29 @@ async def observe(item: Item, versions: Versions, client: EngineClient, *, seed:
     likelihood: dict[str, float] = {}
     if item.right is not None:
         ids = await client.answer_token_ids(item.prompt, champion.prompt_token_ids, item.right)
-        for version in (versions.candidate, versions.champion) if ids else ():
-            values = await client.log_probabilities(version, champion.prompt_token_ids, ids)
+        positions = some_positions(len(ids), seed)
+        for version in {versions.candidate, versions.champion} if ids else ():
+            values = await client.log_probabilities(version, champion.prompt_token_ids, ids, positions)
             likelihood[version] = sum(values) / len(values)
     sampled = await client.answer(versions.candidate, item.prompt, temperature=1.0, seed=seed)
-    return Observation(
-        item, candidate, champion, likelihood, await _divergence(sampled, versions.base, client)
+    divergence = await _divergence(sampled, versions.base, client, seed=seed)
+    return Observation(item, candidate, champion, likelihood, divergence)
+
+
+async def _divergence(sampled: Answer, base: str, client: EngineClient, *, seed: int) -> float | None:
+    own = sampled.log_probabilities
+    if not own:
+        return None
+    positions = some_positions(len(own), seed)
+    of_base = await client.log_probabilities(base, sampled.prompt_token_ids, sampled.token_ids, positions)
+    return sum(own[position] - value for position, value in zip(positions, of_base, strict=True)) / len(
+        positions
     )
 
 
-async def _divergence(sampled: Answer, base: str, client: EngineClient) -> float | None:
-    if not sampled.token_ids:
-        return None
-    of_base = await client.log_probabilities(base, sampled.prompt_token_ids, sampled.token_ids)
-    differences = [own - other for own, other in zip(sampled.log_probabilities, of_base, strict=True)]
-    return sum(differences) / len(differences)
+def some_positions(length: int, seed: int) -> list[int]:
+    """Positions drawn evenly from an answer: each costs a request, and their mean is as unbiased as that of all."""
+    return sorted(random.Random(seed).sample(range(length), min(length, SCORED_TOKENS_MAX)))
 
 
 def summarise(observed: Sequence[Observation], versions: Versions, errors: Sequence[str]) -> Evidence:

@@ -139,13 +139,10 @@ async def _ask(
             engine,
             timeout_seconds=settings.evaluation_timeout_seconds,
             answer_tokens_max=settings.evaluation_answer_tokens_max,
+            concurrency=settings.evaluation_concurrency,
         ) as client:
             return await evaluate(
-                items,
-                versions,
-                client,
-                concurrency=settings.evaluation_concurrency,
-                report=lambda done, _: asked.update(evaluated=done),
+                items, versions, client, report=lambda done, _: asked.update(evaluated=done)
             )
     finally:
         shower.cancel()

@@ -327,8 +327,9 @@ def answer_evaluations(say: Callable[[str, str], str], *, adapters_diverge_by: f
             *prompt, answer = body["messages"]
             send_json(asked, 200, {"tokens": _characters(_chat(prompt) + answer["content"] + "\n")})
         elif asked.path == "/v1/completions":
-            scored = [{str(token): {"logprob": log_probability(body["model"])}} for token in body["prompt"]]
-            send_json(asked, 200, {"choices": [{"prompt_logprobs": [None, *scored[1:]]}]})
+            assert len(body["allowed_token_ids"]) == body["max_tokens"] == 1
+            scored = {"token_logprobs": [log_probability(body["model"])]}
+            send_json(asked, 200, {"choices": [{"logprobs": scored}]})
         else:
             text = say(body["model"], body["messages"][-1]["content"])
             content = [{"logprob": log_probability(body["model"])} for _ in text]

@@ -13,6 +13,7 @@ from retrain.evaluate import (
     read_items,
     repeats,
     score,
+    some_positions,
     still_says,
     token_f1,
 )
@@ -40,7 +41,7 @@ async def ask(behaviour: Behaviour, *items: Item) -> Evidence:
         fake_engine(behaviour) as engine,
         EngineClient(engine.url, timeout_seconds=10, answer_tokens_max=64) as client,
     ):
-        return await evaluate(items, VERSIONS, client, concurrency=4)
+        return await evaluate(items, VERSIONS, client)
 
 
 def learned(model: str, prompt: str) -> str:
@@ -78,7 +79,7 @@ async def test_failed_requests_are_counted_and_their_items_left_out() -> None:
 
 async def test_an_engine_that_is_not_there_is_an_error_and_no_exception() -> None:
     async with EngineClient("http://127.0.0.1:9", timeout_seconds=1, answer_tokens_max=8) as client:
-        evidence = await evaluate([an_item()], VERSIONS, client, concurrency=1)
+        evidence = await evaluate([an_item()], VERSIONS, client)
     assert evidence.errors == 1
 
 
@@ -94,6 +95,13 @@ def test_where_only_a_wrong_answer_is_known_a_version_scores_by_not_giving_it() 
 )
 def test_an_answer_that_is_broken_never_scores_for_having_changed(broken: Answer) -> None:
     assert score(broken, an_item(source="disliked", right=None)) == 0.0
+
+
+def test_the_scored_tokens_are_drawn_by_seed_from_the_whole_answer() -> None:
+    assert some_positions(5, seed=0) == [0, 1, 2, 3, 4]
+    assert some_positions(100, seed=1) == some_positions(100, seed=1) != some_positions(100, seed=2)
+    drawn = {position for seed in range(200) for position in some_positions(20, seed)}
+    assert drawn == set(range(20))
 
 
 def test_text_measures_know_equal_different_and_repetitive_texts() -> None:
@@ -126,9 +134,11 @@ async def test_log_probabilities_through_the_engine_are_those_of_the_weights(
     async with EngineClient(engine.url, timeout_seconds=60, answer_tokens_max=8) as client:
         answer = await client.answer("base", ASK)
         reference = await client.answer_token_ids(ASK, answer.prompt_token_ids, "Within 14 days.")
-        served = await client.log_probabilities("base", answer.prompt_token_ids, reference)
+        every = range(len(reference))
+        served = await client.log_probabilities("base", answer.prompt_token_ids, reference, every)
         sampled = await client.answer("base", ASK, temperature=1.0, seed=3)
-        again = await client.log_probabilities("base", sampled.prompt_token_ids, sampled.token_ids)
+        every = range(len(sampled.token_ids))
+        again = await client.log_probabilities("base", sampled.prompt_token_ids, sampled.token_ids, every)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     assert str(tokenizer.decode(reference)).startswith("Within 14 days.")
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

@@ -24,14 +24,16 @@ from tests.retrain.record import MODEL, queued_run, small_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-LONG = {"recipe": {"learning_rate": 0.003, "epochs": 40.0, "batch_size": 4, "rank": 4, "alpha": 8}}
+LONG = {"recipe": {"learning_rate": 0.003, "epochs": 15.0, "batch_size": 4, "rank": 4, "alpha": 8}}
 
 
-def training_process(url: str, state_dir: Path, run_id: str) -> subprocess.Popen[bytes]:
+def training_process(
+    url: str, state_dir: Path, run_id: str, *, checkpoint_seconds: float = 60.0
+) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "HONE_DATABASE_URL": url,
         "HONE_STATE_DIR": str(state_dir),
-        "HONE_CHECKPOINT_INTERVAL_SECONDS": "0.05",
+        "HONE_CHECKPOINT_INTERVAL_SECONDS": str(checkpoint_seconds),
         "HONE_TRAINING_EVENTS_INTERVAL_SECONDS": "0.2",
         "HONE_TRAINING_NICENESS": "0",
     }
@@ -58,7 +60,7 @@ async def test_a_killed_training_goes_on_and_publishes_what_it_would_have_publis
         await runs.start(connection, run.run_id)
         rows = await datasets.rows(connection, run.dataset_id, split="train")
 
-    process = training_process(database_url, state_dir, run.run_id)
+    process = training_process(database_url, state_dir, run.run_id, checkpoint_seconds=0.2)
     await wait_for_checkpoint(state_dir, run.run_id)
     process.kill()
     assert await ended(process) == -signal.SIGKILL
@@ -95,7 +97,7 @@ async def test_a_training_told_to_stop_leaves_a_checkpoint_and_the_run_unfinishe
     async with database.begin() as connection:
         run = await queued_run(connection, tiny_model, policy=small_policy(**LONG))
         await runs.start(connection, run.run_id)
-    process = training_process(database_url, state_dir, run.run_id)
+    process = training_process(database_url, state_dir, run.run_id, checkpoint_seconds=0.2)
     await wait_for_checkpoint(state_dir, run.run_id)
     process.terminate()
     assert await ended(process) == EXIT_STOPPED

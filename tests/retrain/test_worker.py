@@ -21,7 +21,7 @@ from tests.retrain.record import KEPT, MODEL, NEW, OLD, evaluating_run, queued_r
 
 SETTINGS = RetrainSettings(
     training_events_interval_seconds=0.2,
-    checkpoint_interval_seconds=0.05,
+    checkpoint_interval_seconds=0.3,
     training_niceness=0,
     adapter_ready_timeout_seconds=2.0,
 )
