@@ -28,7 +28,11 @@ async def traffic(
     connection: Any, experiment: Experiment, arm: str, units: int, *, up: bool | None, propensity: float = 0.5
 ) -> None:
     for number in range(units):
-        where: dict[str, Any] = {"experiment_id": experiment.experiment_id, "arm": arm, "propensity": propensity}
+        where: dict[str, Any] = {
+            "experiment_id": experiment.experiment_id,
+            "arm": arm,
+            "propensity": propensity,
+        }
         rater = f"{arm}-{number}"
         if up is None:
             await insert_many(connection, [a_completion(unit=rater, rater=rater, **where)])
