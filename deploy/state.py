@@ -3,11 +3,16 @@
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
+from deploy.files import write_private
 from deploy.process import end_leftover
 from feedback.errors import HoneError
 
@@ -44,20 +49,73 @@ def held(directory: Path) -> Iterator[None]:
         HoneError: another `hone up` holds it.
     """
     with (directory / "hone.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file):
             file.seek(0)
             pid, _, since = file.read().strip().partition(" ")
             raise HoneError(
                 f"`hone up` already runs on {directory}: process {pid or 'unknown'}, since {since or 'just now'}. "
                 f"Stop it with Ctrl-C there or `kill {pid or 'PID'}`, or start another service "
                 "with --state-dir and --port."
-            ) from None
+            )
         file.truncate(0)
         file.write(f"{os.getpid()} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}\n")
         file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    # More than one try: `holder` in another process has the file for an instant.
+    for pause in (0.05, 0.2, 0.0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(pause)
+    return False
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a running `hone up` decided, for other commands on this machine."""
+
+    gateway_url: str
+    engine_urls: tuple[str, ...]
+    base_model: str
+
+
+@contextlib.contextmanager
+def announced(directory: Path, running: Running) -> Iterator[None]:
+    """Keep `service.json` in the directory for as long as the block runs."""
+    file = directory / "service.json"
+    write_private(file, json.dumps(asdict(running)))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def find_running(directory: Path) -> Running | None:
+    """What the `hone up` that holds the directory announced; None where none runs, or not yet."""
+    if holder(directory) is None:
+        return None
+    try:
+        found = json.loads((directory / "service.json").read_text())
+        return Running(found["gateway_url"], tuple(found["engine_urls"]), found["base_model"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def holder(directory: Path) -> str | None:
+    """Process id and start time of the `hone up` that holds the directory; None where none does."""
+    try:
+        with (directory / "hone.lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except OSError:
+        pass
+    return None
 
 
 async def end_leftovers(directory: Path) -> list[str]:

@@ -106,10 +106,10 @@ class _Up:
             await self._parts(steps, addresses, base_model)
             await self._first_answer(steps, addresses)
         seconds = time.monotonic() - began
-        self.console.print(
-            welcome(addresses.gateway_url, base_model, keys, self.directory, seconds), soft_wrap=True
-        )
-        await asyncio.gather(*self.watches)
+        running = state.Running(addresses.gateway_url, addresses.engine_urls, base_model)
+        with state.announced(self.directory, running):
+            print(welcome(running, keys, self.directory, seconds), flush=True)
+            await asyncio.gather(*self.watches)
 
     async def _database(self, steps: Steps) -> str:
         """Start the embedded database, unless another is configured, and bring its schema up to date."""

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from deploy.record import MODEL, Keys
+from deploy.state import Running
 
 _QUESTION = "Can I send back a kettle?"
 
 
-def welcome(url: str, base_model: str, keys: Keys, state_dir: Path, seconds: float) -> str:
+def welcome(running: Running, keys: Keys, state_dir: Path, seconds: float) -> str:
     """The text, with the administrator key if this start made it."""
+    url = running.gateway_url
     key = keys.admin or f"$(cat {keys.operator_file})"
     if keys.admin:
         shown = f"{keys.admin}  (administrator; shown only now. `hone key create` makes more)"
@@ -21,7 +23,7 @@ def welcome(url: str, base_model: str, keys: Keys, state_dir: Path, seconds: flo
         f"Hone is up after {seconds:.0f} s.",
         "",
         f"  API      {url}/v1    health: {url}/health    metrics: {url}/metrics",
-        f"  Model    {MODEL}, on {base_model}",
+        f"  Model    {MODEL}, on {running.base_model}",
         f"  Key      {shown}",
         f"  State    {state_dir}  (logs in logs/; operator.key is for commands on this machine)",
         "",

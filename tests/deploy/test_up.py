@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from deploy.record import Keys
+from deploy.state import Running
 from deploy.welcome import welcome
 from feedback import keys
 from feedback.database import Database
@@ -214,8 +215,9 @@ def test_after_kill_9_nothing_survives_and_the_next_start_goes_on_with_the_same_
 
 def test_the_welcome_says_where_how_and_with_which_key(tmp_path: Path) -> None:
     made = Keys(admin="hk_new", operator_file=tmp_path / "operator.key")
-    first = welcome("http://127.0.0.1:8000", "base", made, tmp_path, 3.2)
+    running = Running("http://127.0.0.1:8000", (), "base")
+    first = welcome(running, made, tmp_path, 3.2)
     assert "Bearer hk_new" in first
     assert "shown only now" in first
-    later = welcome("http://127.0.0.1:8000", "base", Keys(None, tmp_path / "operator.key"), tmp_path, 3.2)
+    later = welcome(running, Keys(None, tmp_path / "operator.key"), tmp_path, 3.2)
     assert f"Bearer $(cat {tmp_path}/operator.key)" in later
