@@ -1,19 +1,20 @@
 """The probe knows an adapter again, on the engine and across engines, and notices one that is not what it was."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine_api import EngineApi, EngineRefusal, EngineUnavailable
 from serving.probe import (
-    PROMPT,
+    PROMPTS,
     STEPS,
     Fingerprint,
     ProbeFailed,
+    Step,
     check_takes_part,
     compare,
     distance,
@@ -24,18 +25,17 @@ from tests.ports import free_port
 from tests.tiny_model import build_bad_adapter, build_null_adapter, copy_adapter
 
 values = st.floats(-20, 0).map(lambda value: round(value, 3))
-fingerprints = st.builds(
-    Fingerprint,
-    prompt=st.tuples(values, values, values),
-    steps=st.tuples(
-        *[st.tuples(st.tuples(st.just(token), values), st.tuples(st.just(9), values)) for token in (1, 2)]
-    ),
-)
+steps = st.tuples(st.tuples(st.just(1), values), st.tuples(st.just(9), values))
+fingerprints = st.builds(Fingerprint, st.tuples(st.tuples(steps, steps), st.tuples(steps, steps)))
+
+
+def one_answer(*steps: Step) -> Fingerprint:
+    return Fingerprint((steps,))
 
 
 @given(fingerprints)
 def test_a_fingerprint_survives_the_record(fingerprint: Fingerprint) -> None:
-    assert Fingerprint.from_json(fingerprint.to_json()) == fingerprint
+    assert Fingerprint.from_json(orjson.loads(orjson.dumps(fingerprint.to_json()))) == fingerprint
 
 
 @given(fingerprints, fingerprints)
@@ -47,22 +47,28 @@ def test_distance_is_nothing_to_itself_and_the_same_in_both_directions(
 
 
 def test_answers_that_part_at_a_near_tie_agree_and_at_a_clear_choice_do_not() -> None:
-    tied = Fingerprint((-1.0,), (((5, -0.70), (6, -0.71)), ((7, -1.0), (8, -2.0))))
-    parted = Fingerprint((-1.0,), (((6, -0.70), (5, -0.71)), ((9, -0.1), (3, -4.0))))
+    tied = one_answer(((5, -0.70), (6, -0.71)), ((7, -1.0), (8, -2.0)))
+    parted = one_answer(((6, -0.70), (5, -0.71)), ((9, -0.1), (3, -4.0)))
     compare(tied, parted, tolerance_nats=0.1)
-    clear = replace(tied, steps=(((5, -0.1), (6, -3.0)), tied.steps[1]))
+    clear = one_answer(((5, -0.1), (6, -3.0)), ((7, -1.0), (8, -2.0)))
     assert distance(clear, parted, tie_nats=0.4) == math.inf
-    with pytest.raises(ProbeFailed, match=r"inf nats per token; at most 0\.1"):
+    with pytest.raises(ProbeFailed, match=r"clearly other tokens.*at most 0\.1 nats"):
         compare(clear, parted, tolerance_nats=0.1)
 
 
+def test_an_answer_of_another_length_is_another_answer() -> None:
+    step: Step = ((5, -0.5), (6, -0.9))
+    assert distance(one_answer(step), one_answer(step, step), tie_nats=9.0) == math.inf
+
+
 def test_an_adapter_must_differ_from_the_base_by_more_than_the_base_does_from_itself() -> None:
-    base = Fingerprint((-1.0, -2.0), ())
-    check_takes_part(Fingerprint((-1.0, -2.1), ()), base, base)
+    base = one_answer(((5, -1.0), (6, -2.0)))
+    check_takes_part(one_answer(((5, -1.0), (6, -2.1))), base, base)
+    check_takes_part(one_answer(((7, -1.0), (8, -2.0))), base, base)
     with pytest.raises(ProbeFailed, match="the engine ignores it"):
         check_takes_part(base, base, base)
     with pytest.raises(ProbeFailed, match="the engine ignores it"):
-        check_takes_part(Fingerprint((-1.0, -2.01), ()), base, Fingerprint((-1.02, -2.0), ()))
+        check_takes_part(one_answer(((5, -1.0), (6, -2.01))), base, one_answer(((5, -1.02), (6, -2.0))))
 
 
 async def test_adapters_differ_from_each_other_and_the_base_and_agree_with_themselves(
@@ -70,7 +76,7 @@ async def test_adapters_differ_from_each_other_and_the_base_and_agree_with_thems
 ) -> None:
     async with EngineApi(engine.url) as api:
         base = await take_fingerprint(api, "base")
-        assert (len(base.prompt), len(base.steps)) == (len(PROMPT) - 1, STEPS)
+        assert [len(answer) for answer in base.answers] == [STEPS] * len(PROMPTS)
         for name, adapter in (
             ("probe--v1-00000001", tiny_adapters[0]),
             ("probe--v2-00000002", tiny_adapters[1]),
