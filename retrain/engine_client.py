@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import SecretStr
 
 from feedback.errors import HoneError
 from retrain.prompts import Prompt, answer_column
@@ -42,6 +43,7 @@ class EngineClient:
         timeout_seconds: float,
         answer_tokens_max: int,
         concurrency: int = 8,
+        api_key: SecretStr | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -49,7 +51,11 @@ class EngineClient:
         self._room = asyncio.Semaphore(concurrency)
         # Keep-alive shorter than the engine's: reusing a connection that it just closed loses the request.
         limits = httpx.Limits(keepalive_expiry=2.0)
-        self._client = httpx.AsyncClient(timeout=timeout_seconds, limits=limits, transport=transport)
+        headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
+        # Proxies of the environment are for the outside world, and engines are not there.
+        self._client = httpx.AsyncClient(
+            timeout=timeout_seconds, limits=limits, headers=headers, trust_env=False, transport=transport
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -140,6 +140,7 @@ async def _ask(
             timeout_seconds=settings.evaluation_timeout_seconds,
             answer_tokens_max=settings.evaluation_answer_tokens_max,
             concurrency=settings.evaluation_concurrency,
+            api_key=settings.evaluation_engine_api_key,
         ) as client:
             return await evaluate(
                 items, versions, client, report=lambda done, _: asked.update(evaluated=done)

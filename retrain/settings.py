@@ -5,7 +5,7 @@ What training does to the weights is the recipe's, and when it starts is the mod
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from feedback.settings import HoneSettings
 
@@ -39,6 +39,8 @@ class RetrainSettings(HoneSettings):
 
     evaluation_concurrency: int = Field(8, ge=1, le=1024)
     """Requests that an evaluation keeps in flight at the engine."""
+    evaluation_engine_api_key: SecretStr | None = None
+    """Key of the engines, where they were started with one (`engine_api_key` of [serving])."""
     evaluation_timeout_seconds: float = Field(120.0, gt=0)
     """Longest wait for one answer during an evaluation."""
     evaluation_prompts_max: int = Field(300, ge=1)
