@@ -8,7 +8,7 @@ earlier champion, steps in for one that fails; after it, failure is said in the 
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from feedback.tokens import sign
 from monitoring.metrics import RequestMetrics
@@ -41,12 +41,16 @@ class TryAnother(Exception):
 
 
 class Completions:
-    """The relayed routes and what they share: the routing table of now, the replicas, the recorder."""
+    """The relayed routes and what they share: the routing table of now, the replicas, the recorder.
+
+    `suspect(engine, adapter_id)` is told when an engine does not know a version, or cannot be reached (None).
+    """
 
     def __init__(
         self,
         *,
         engines: dict[str, Engine],
+        suspect: Callable[[str, str | None], None],
         recorder: Recorder,
         metrics: RequestMetrics,
         pseudonym_secret: bytes,
@@ -55,6 +59,7 @@ class Completions:
     ) -> None:
         self.table = RoutingTable()
         self.engines = engines
+        self.suspect = suspect
         self.recorder = recorder
         self.metrics = metrics
         self.limits = RateLimits()
@@ -126,14 +131,15 @@ class Completions:
             refusal = await self._read_refusal(answer)
         except EngineUnreachable as error:
             self._resting[route.engine] = time.monotonic() + REST_SECONDS
+            self.suspect(route.engine, None)
             raise TryAnother(not_ready(f"{error}. Try again in a second.")) from error
         except EngineSilent as error:
             raise engine_failed(f"{error}.", code="engine_timeout", status=504) from error
         except EngineError as error:
             raise engine_failed(f"{error}.") from error
         if answer.status == 404:
-            # A replica that restarted has lost its adapters; until the watcher has loaded them, it holds nothing.
-            self.table = self.table.without(route.version.adapter_id, route.engine)
+            # A replica that restarted has lost its adapters; until it has proven them again, it holds nothing.
+            self.suspect(route.engine, route.version.adapter_id)
             raise TryAnother(refusal)
         if answer.status == 503:
             self._resting[route.engine] = time.monotonic() + REST_SECONDS

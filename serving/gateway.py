@@ -7,6 +7,7 @@ start, to learn the keys, the models and the shared secrets; after that it serve
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 from monitoring.metrics import RequestMetrics
+from serving.adapter_watcher import AdapterWatcher
 from serving.asked import CHAT, TEXT
 from serving.auth import Caller, identify
 from serving.chat import Completions
@@ -44,6 +46,7 @@ class Gateway:
         *,
         settings: ServingSettings,
         database: Database,
+        state_dir: Path,
         spool: Spool,
         engines: dict[str, Engine],
         pseudonym_secret: bytes,
@@ -64,8 +67,21 @@ class Gateway:
             batch_rows_max=settings.record_batch_rows_max,
             interval_seconds=settings.record_interval_seconds,
         )
+        self.watcher = (
+            AdapterWatcher(
+                database,
+                engines,
+                settings,
+                state_dir,
+                in_flight=lambda engine, adapter_id: engines[engine].in_flight[adapter_id],
+                on_change=self._use_holders,
+            )
+            if settings.engine_watch
+            else None
+        )
         self.completions = Completions(
             engines=engines,
+            suspect=self._suspect,
             recorder=self.recorder,
             metrics=self.metrics,
             pseudonym_secret=pseudonym_secret,
@@ -99,6 +115,7 @@ class Gateway:
         gateway = cls(
             settings=settings,
             database=database,
+            state_dir=record.absolute_state_dir,
             spool=Spool(spool_directory(record), bytes_max=settings.spool_bytes_max),
             engines=connect_engines(settings),
             pseudonym_secret=pseudonym_secret,
@@ -106,7 +123,10 @@ class Gateway:
             token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
         )
         await gateway.tables.refresh()
-        gateway._tasks = [asyncio.create_task(gateway.tables.run()), asyncio.create_task(gateway.drain.run())]
+        duties = [gateway.tables.run(), gateway.drain.run()]
+        if gateway.watcher is not None:
+            duties.append(gateway.watcher.run())
+        gateway._tasks = [asyncio.create_task(duty) for duty in duties]
         return gateway
 
     async def stop(self) -> None:
@@ -169,7 +189,23 @@ class Gateway:
         }
 
     def _use_table(self, table: RoutingTable) -> None:
+        # What this gateway proved itself is newer than what the record says of an engine.
+        if self.watcher is not None:
+            table = replace(table, holders={name: tuple(urls) for name, urls in self.watcher.holders.items()})
         self.completions.table = table
+
+    def _use_holders(self) -> None:
+        self._use_table(self.completions.table)
+
+    def _suspect(self, engine: str, adapter_id: str | None) -> None:
+        """An engine lost a version, or itself: it must prove what it holds before it takes more traffic."""
+        if self.watcher is None:
+            if adapter_id is not None:
+                self.completions.table = self.completions.table.without(adapter_id, engine)
+        elif adapter_id is not None:
+            self.watcher.suspect(engine, adapter_id)
+        else:
+            self.watcher.look_now(engine)
 
     def _measure(self) -> None:
         metrics, drain, recorder = self.metrics, self.drain, self.recorder

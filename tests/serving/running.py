@@ -53,9 +53,14 @@ class Running:
 async def running_gateway(
     database: Database, database_url: str, state_dir: Path, *engine_urls: str, **settings: Any
 ) -> AsyncIterator[Running]:
-    """A gateway in front of `engine_urls`, each of which holds every version that there is."""
+    """A gateway in front of `engine_urls`, of which the record says that each holds every version."""
     key = await a_service(database, *engine_urls)
-    defaults = {"gateway_port": 0, "engine_urls": engine_urls, "record_interval_seconds": 0.02}
+    defaults = {
+        "gateway_port": 0,
+        "engine_urls": engine_urls,
+        "engine_watch": False,
+        "record_interval_seconds": 0.02,
+    }
     listener = listen("127.0.0.1", 0)
     record = FeedbackSettings(state_dir=state_dir, database_url=database_url)
     server = configure(ServingSettings(**{**defaults, **settings}), record)
