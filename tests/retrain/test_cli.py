@@ -1,0 +1,100 @@
+"""The commands as people type them, on a real record. Nothing trains here: runs are ended by hand."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+from typer.testing import CliRunner, Result
+
+from feedback import adapters, runs
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.runs import Run
+from retrain.cli import app
+from tests.builders import FAILED, PASSED, PROJECT
+from tests.retrain.record import MODEL, evaluating_run, teach
+
+
+@pytest.fixture(autouse=True)
+def configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HONE_DATABASE_URL", database_url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def in_database(url: str, work: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
+    async def connected() -> Any:
+        async with Database(url) as database, database.begin() as connection:
+            return await work(connection)
+
+    return asyncio.run(connected())
+
+
+def hone(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_plan_says_in_words_what_the_next_run_would_do(database_url: str) -> None:
+    in_database(database_url, lambda connection: teach(connection, "tiny"))
+    output = hone("retrain", "plan", "--model", MODEL).output
+    assert "SFT: 50 of 10 demonstrations or approved answers (30 demonstrations, 20 approved)." in output
+    assert "Method: SFT." in output
+    assert "learning rate" in output
+    plan = json.loads(hone("retrain", "plan", "--model", MODEL, "--json").output)
+    assert (plan["method"], plan["recipe"]["method"]) == ("sft", "sft")
+    assert in_database(database_url, lambda connection: runs.in_project(connection, PROJECT)) == []
+
+
+def test_now_queues_a_run_that_list_and_show_know_and_cancel_ends(database_url: str) -> None:
+    in_database(database_url, lambda connection: teach(connection, "tiny"))
+    queued = json.loads(hone("retrain", "now", "--model", MODEL, "--json").output)
+    (listed,) = [json.loads(line) for line in hone("run", "list", "--json").output.splitlines()]
+    assert listed["run_id"] == queued["run_id"]
+    shown = json.loads(hone("run", "show", queued["run_id"], "--json").output)
+    assert [event["message"] for event in shown["events"]] == ["Method: SFT."]
+    assert "will stop" in hone("run", "cancel", queued["run_id"]).output
+    cancelled: Run = in_database(database_url, lambda connection: runs.by_id(connection, queued["run_id"]))
+    assert cancelled.cancel_requested
+
+
+def test_what_cannot_be_trained_is_refused_with_what_is_missing(database_url: str) -> None:
+    in_database(database_url, lambda connection: teach(connection, "tiny", people=1))
+    with pytest.raises(HoneError, match=r"People: 1 of 3 raters, not enough\..*Not possible"):
+        hone("retrain", "now", "--model", MODEL)
+    assert "Not possible" in hone("retrain", "plan", "--model", MODEL).output
+    with pytest.raises(HoneError, match="--method is 'ppo'; expected auto, sft, dpo or kto"):
+        hone("retrain", "plan", "--model", MODEL, "--method", "ppo")
+
+
+@pytest.mark.parametrize(("report", "decision"), [(PASSED, "candidate"), (FAILED, "rejected")])
+def test_following_a_run_ends_with_what_the_gate_said(
+    report: dict[str, Any], decision: str, database_url: str
+) -> None:
+    async def ended(connection: AsyncConnection) -> str:
+        run, adapter = await evaluating_run(connection)
+        await runs.add_event(connection, run.run_id, "Step 1 of 2, loss 1.0")
+        await adapters.decide(connection, adapter, report=report, evidence_hash="e" * 64, by="hone")
+        await runs.finish(connection, run.run_id, status="succeeded")
+        return run.run_id
+
+    run_id = in_database(database_url, ended)
+    for arguments in (("run", "show", run_id), ("run", "show", run_id, "--watch")):
+        output = hone(*arguments).output
+        assert f"The gate says {decision}" in output
+        assert "Step 1" not in output
+        assert ("hone approve support@1" in output) is (decision == "candidate")
+
+
+def test_following_a_failed_run_ends_with_its_reason(database_url: str) -> None:
+    async def failed(connection: AsyncConnection) -> str:
+        run, _ = await evaluating_run(connection)
+        await runs.finish(connection, run.run_id, status="failed", error="The disk is full.")
+        return run.run_id
+
+    with pytest.raises(HoneError, match="ended as 'failed': The disk is full"):
+        hone("run", "show", in_database(database_url, failed), "--watch")
