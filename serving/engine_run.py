@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from feedback import adapters, engines, models
 from feedback.adapters import Adapter
 from feedback.database import Database
@@ -53,7 +55,7 @@ async def prepare_engine(settings: ServingSettings, record: FeedbackSettings) ->
         ):
             model = model or await _only_base_model(database)
             loadable = await _prepare_adapters(database, settings, record, model)
-    except (OSError, TimeoutError, HoneError) as error:
+    except (OSError, TimeoutError, SQLAlchemyError, HoneError) as error:
         if settings.engine_model is None:
             raise HoneError(
                 f"Which base model to serve is not known: {str(error) or 'the database does not answer'}. "

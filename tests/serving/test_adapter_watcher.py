@@ -15,14 +15,14 @@ import pytest
 from feedback import adapters, engines, models, shipping
 from feedback.adapters import Adapter
 from feedback.database import Database
-from feedback.files import files_hash
 from feedback.tables import adapters as adapters_table
 from serving.adapter_watcher import AdapterWatcher
 from serving.engine_api import EngineApi
 from serving.settings import ServingSettings
-from tests.builders import PASSED, PROJECT
+from tests.builders import PROJECT
 from tests.engine_fixture import RunningEngine, run_engine, small_engine
-from tests.tiny_model import build_bad_adapter, copy_adapter
+from tests.serving.publishing import copy_of, published
+from tests.tiny_model import build_bad_adapter
 
 BAD = ("nan", "wrong_shape", "rank_too_high", "dora", "wrong_base", "wrong_prefix")
 
@@ -86,49 +86,6 @@ async def watching(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def published(
-    database: Database,
-    base: Path,
-    make: Callable[[Path], Any],
-    parent: Path,
-    *,
-    state: str = "approved",
-    url: str = "{directory}",
-) -> Adapter:
-    """A version with real files, in the registry."""
-    async with database.begin() as connection:
-        if not await models.in_project(connection, PROJECT):
-            await models.create(connection, project=PROJECT, model="support", base_model=str(base), by="test")
-        adapter_id, version = await adapters.reserve(connection, PROJECT, "support")
-        directory = parent / adapter_id
-        make(directory)
-        adapter = await adapters.register(
-            connection,
-            adapter_id=adapter_id,
-            project=PROJECT,
-            model="support",
-            version=version,
-            base_model=str(base),
-            path=url.format(directory=directory),
-            files_hash=files_hash(directory),
-            run_id=None,
-            by="test",
-        )
-        if state != "trained":
-            adapter = await adapters.decide(
-                connection, adapter, report=PASSED, evidence_hash="e" * 64, by="test"
-            )
-        if state in ("approved", "champion"):
-            adapter = await adapters.move(connection, adapter, "approve", by="ada")
-        if state == "champion":
-            adapter = await adapters.promote(connection, adapter, by="ada", reason="test")
-        return adapter
-
-
-def copy_of(adapter: Path) -> Callable[[Path], Path]:
-    return lambda directory: copy_adapter(adapter, directory)
 
 
 async def test_a_version_is_loaded_probed_and_ready_as_soon_as_it_is_registered(
