@@ -1,6 +1,6 @@
 """The one road to PostgreSQL: connections, migrations, notifications, the leader's lock.
 
-Other databases are refused: the record relies on partial unique indexes, COPY, LISTEN and advisory locks.
+Other databases are refused: the record relies on partial unique indexes, LISTEN and advisory locks.
 """
 
 import asyncio

@@ -79,7 +79,9 @@ class Peer:
 def spooled_bytes(port: int) -> float:
     """What the gateway has not recorded yet."""
     metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=30).text
-    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("hone_spool_bytes "))
+    return next(
+        float(line.split()[1]) for line in metrics.splitlines() if line.startswith("hone_spool_bytes ")
+    )
 
 
 def compile_tool(name: str, directory: Path) -> Path:
@@ -96,7 +98,10 @@ def running(
     """A process on one core, until the block ends; waits for its port."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command], stdout=output, stderr=output, env={**os.environ, **(env or {})}
+            ["taskset", "-c", str(core), *command],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(env or {})},
         )
     try:
         _wait_for_port(process, port, log)
@@ -161,9 +166,12 @@ def hone(directory: Path, upstream: int, python: Path, *, fast_lane: bool = True
             "HONE_STATE_DIR": str(home),
             "HONE_ENGINE_URLS": f'["http://127.0.0.1:{upstream}"]',
             "HONE_GATEWAY_FAST_LANE": str(fast_lane).lower(),
+            "HONE_ENGINE_WATCH": "false",  # The mock has no adapters to look after.
         }
         command = [str(python), "-m", "deploy.cli", "gateway", "--port", str(port)]
-        with running(command, core=GATEWAY_CORE, log=directory / f"{name}.log", port=port, env=env) as process:
+        with running(
+            command, core=GATEWAY_CORE, log=directory / f"{name}.log", port=port, env=env
+        ) as process:
             yield Peer(name, port, process, key)
 
 
@@ -188,7 +196,9 @@ async def _a_service(url: str, engine: str) -> str:
             by="bench",
         )
         report = {"decision": "candidate", "reasons": [], "checks": []}
-        adapter = await adapters.decide(connection, adapter, report=report, evidence_hash="0" * 64, by="bench")
+        adapter = await adapters.decide(
+            connection, adapter, report=report, evidence_hash="0" * 64, by="bench"
+        )
         adapter = await adapters.move(connection, adapter, "approve", by="bench")
         await experiments.start_canary(connection, adapter, by="bench")
         await engines.report(connection, engine, base_model="mock", healthy=True)
