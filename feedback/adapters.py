@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import audit
@@ -325,12 +325,19 @@ async def _crown(
 
 
 async def store_fingerprint(
-    connection: AsyncConnection, adapter_id: str, fingerprint: dict[str, Any]
+    connection: AsyncConnection,
+    adapter_id: str,
+    fingerprint: dict[str, Any],
+    *,
+    replaces: dict[str, Any] | None = None,
 ) -> None:
-    """Keep what the first probe saw; later probes must see the same."""
+    """Keep what the first probe saw; later probes must see the same. Only `replaces` is ever written over."""
     await connection.execute(
         update(adapters)
-        .where(adapters.c.adapter_id == adapter_id, adapters.c.fingerprint.is_(None))
+        .where(
+            adapters.c.adapter_id == adapter_id,
+            or_(adapters.c.fingerprint.is_(None), adapters.c.fingerprint == replaces),
+        )
         .values(fingerprint=fingerprint)
     )
 

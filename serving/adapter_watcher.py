@@ -18,13 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from feedback import adapters
 from feedback.adapters import Adapter
 from feedback.database import REGISTRY_CHANNEL, Database
 from serving.adapter_files import COPIES, AdapterFiles
 from serving.engine_api import EngineApi
 from serving.engine_report import EngineReport, is_engine_report
-from serving.probe import Fingerprint
+from serving.probe import Fingerprint, ProbeFailed
 from serving.replica import Replica, Rules
 from serving.settings import ServingSettings
 
@@ -144,13 +146,21 @@ class AdapterWatcher:
                 self._registry_changed.set()
 
     async def _first_fingerprint(self, adapter: Adapter, seen: Fingerprint) -> Fingerprint:
-        if adapter.fingerprint is not None:
-            return Fingerprint.from_json(adapter.fingerprint)
-        async with self.database.begin() as connection:
-            await adapters.store_fingerprint(connection, adapter.adapter_id, seen.to_json())
-            stored = (await adapters.by_id(connection, adapter.adapter_id)).fingerprint
-        assert stored is not None
-        return Fingerprint.from_json(stored)
+        known = adapter.fingerprint
+        if known is not None and (first := Fingerprint.from_json(known)) is not None:
+            return first
+        try:
+            async with self.database.begin() as connection:
+                await adapters.store_fingerprint(
+                    connection, adapter.adapter_id, seen.to_json(), replaces=known
+                )
+                known = (await adapters.by_id(connection, adapter.adapter_id)).fingerprint
+        except (OSError, TimeoutError, SQLAlchemyError) as error:
+            raise ProbeFailed(
+                f"Its first probe cannot be recorded now: {error}. It is tried again."
+            ) from error
+        # Of another edition, it was written a moment ago by a gateway of another version: ours cannot tell.
+        return (Fingerprint.from_json(known) if known is not None else None) or seen
 
     def _publish(self) -> None:
         found: defaultdict[str, set[str]] = defaultdict(set)

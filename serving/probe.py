@@ -23,6 +23,8 @@ PROMPTS = tuple(tuple(range(8, 8 + length)) for length in range(4, 33, 4))
 """Every vocabulary has these ids. What they mean does not matter. They never change, or no stored probe compares."""
 STEPS = 4
 ALTERNATIVES = 10
+EDITION = 2
+"""Changes with the questions or with what is kept of the answers: fingerprints of two editions do not compare."""
 
 Step = tuple[tuple[int, float], ...]
 """The likeliest tokens at one place, each with its log-probability in nats; the chosen one first."""
@@ -40,17 +42,28 @@ class Fingerprint:
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
-        return {"answers": self.answers}
+        return {"edition": EDITION, "answers": self.answers}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Fingerprint":
-        """From the record."""
-        return cls(
-            tuple(
-                tuple(tuple((int(token), float(value)) for token, value in step) for step in answer)
-                for answer in stored["answers"]
+    def from_json(cls, stored: Mapping[str, Any]) -> "Fingerprint | None":
+        """From the record; None if it is of another edition.
+
+        Raises:
+            ProbeFailed: what is stored is no fingerprint.
+        """
+        if stored.get("edition") != EDITION:
+            return None
+        try:
+            return cls(
+                tuple(
+                    tuple(tuple((int(token), float(value)) for token, value in step) for step in answer)
+                    for answer in stored["answers"]
+                )
             )
-        )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProbeFailed(
+                f"Its stored fingerprint cannot be read ({error!r}), so it cannot be compared. Restore the record."
+            ) from error
 
 
 async def take_fingerprint(api: EngineApi, name: str) -> Fingerprint:

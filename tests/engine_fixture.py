@@ -21,7 +21,7 @@ from serving.vllm_process import EngineCommand, engine_command, find_engine_pyth
 from tests.ports import free_port
 from tests.tiny_model import build_adapter, build_tiny_model
 
-READY_SECONDS = 180.0
+READY_SECONDS = 300.0
 MAX_LORA_RANK = 16
 
 

@@ -18,6 +18,7 @@ from feedback.database import Database
 from feedback.tables import adapters as adapters_table
 from serving.adapter_watcher import AdapterWatcher
 from serving.engine_api import EngineApi
+from serving.probe import EDITION
 from serving.settings import ServingSettings
 from tests.builders import PROJECT
 from tests.engine_fixture import RunningEngine, run_engine, small_engine
@@ -262,6 +263,22 @@ async def test_a_version_that_computes_otherwise_than_at_first_takes_no_traffic(
         assert "this version's first probe" in str(detail)
         await watched.until(lambda: watched.is_ready(two))
         assert not watched.is_ready(one)
+
+
+async def test_a_fingerprint_of_another_edition_is_taken_again_and_a_broken_one_is_no_pass(
+    database: Database, engine: RunningEngine, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one = await published(database, engine.model, copy_of(tiny_adapters[0]), tmp_path)
+    two = await published(database, engine.model, copy_of(tiny_adapters[1]), tmp_path)
+    async with database.begin() as connection:
+        await adapters.store_fingerprint(connection, one.adapter_id, {"edition": 1, "prompt": [-1.0]})
+        await adapters.store_fingerprint(connection, two.adapter_id, {"edition": EDITION, "answers": 7})
+    async with watching(database, engine, tmp_path) as watched:
+        await watched.until(lambda: watched.is_ready(one))
+        assert "cannot be read" in str(await watched.until_stands(two, "failed"))
+    async with database.begin() as connection:
+        stored = (await adapters.by_id(connection, one.adapter_id)).fingerprint
+    assert stored is not None and stored["edition"] == EDITION
 
 
 async def test_when_the_engine_has_no_room_the_champion_stays_and_the_rest_says_why(
