@@ -59,6 +59,9 @@ def _stage(trained: Path, staging: Path, base_model: str, card: str) -> None:
     shutil.copyfile(trained / WEIGHTS, staging / WEIGHTS)
     configuration = json.loads((trained / CONFIGURATION).read_text())
     configuration |= {"base_model_name_or_path": base_model, "inference_mode": True}
+    if isinstance(configuration["target_modules"], list):
+        # PEFT writes a set in whatever order it has today; equal adapters should have equal files.
+        configuration["target_modules"].sort()
     (staging / CONFIGURATION).write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
     (staging / CARD).write_text(card)
     check_weights(staging / WEIGHTS)

@@ -88,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = explain(error, run_directory(record.absolute_state_dir, run_id))
         print(reason, file=sys.stderr)
         asyncio.run(_fail(url, run_id, reason))
+        discard_work(run_directory(record.absolute_state_dir, run_id))
         return EXIT_FAILED
 
 
 def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
+    if assignment.run.phase == "evaluating":
+        return 0
     result = _train(assignment, stop)
     if result is None:
         return EXIT_STOPPED
@@ -107,14 +110,25 @@ def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
         card=model_card(assignment.run, assignment.dataset, assignment.recipe, result),
     )
     asyncio.run(_register(assignment, published))
-    # The checkpoints hold what the rows said; once the adapter is published nothing needs them.
-    shutil.rmtree(assignment.directory / "checkpoints", ignore_errors=True)
+    discard_work(assignment.directory)
     return 0
+
+
+def discard_work(directory: Path) -> None:
+    """Remove what a run that needs no training any more left behind: everything but its log.
+
+    Checkpoints have learned what people wrote; nothing that erases a person would look for them here.
+    """
+    for name in ("checkpoints", "adapter", "adapter.partial"):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | None:
     if (done := finished_result(assignment.directory)) is not None:
         return done
+    if Path(assignment.recipe.base_model).is_dir():
+        # Read by the libraries when they are imported: with the files here there is nothing to ask the hub for.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from retrain.dpo import train_dpo
     from retrain.kto import train_kto
     from retrain.reporting import Reporter

@@ -22,7 +22,7 @@ from feedback.errors import NotFound
 from feedback.runs import Run
 from retrain.examine import examine, give_up
 from retrain.settings import RetrainSettings
-from retrain.train import EXIT_STOPPED, run_directory
+from retrain.train import EXIT_STOPPED, discard_work, run_directory
 
 STOP_SECONDS = 60.0
 RESTART_SECONDS_MAX = 60.0
@@ -91,10 +91,9 @@ class Worker:
                 self.child.stop()
             return
         if run.cancel_requested:
-            await give_up(self.database, run, "Cancelled on request.", status="cancelled")
+            await self._give_up(run, "Cancelled on request.", status="cancelled")
         elif run.attempts >= self.settings.training_attempts_max:
-            await give_up(
-                self.database,
+            await self._give_up(
                 run,
                 f"The training process was killed {run.attempts} times; most often that is the system running out of "
                 f"memory. See {self._log_file(run.run_id)}, lower training.recipe.batch_size or max_length in the "
@@ -102,6 +101,10 @@ class Worker:
             )
         elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
             await self._start(run)
+
+    async def _give_up(self, run: Run, reason: str, *, status: str = "failed") -> None:
+        await give_up(self.database, run, reason, status=status)
+        discard_work(run_directory(self.state_dir, run.run_id))
 
     async def _start(self, run: Run) -> None:
         async with self.database.begin() as connection:
@@ -145,7 +148,7 @@ class Worker:
             async with self.database.begin() as connection:
                 run = await runs.by_id(connection, child.run_id)
                 if run.status != "running" or run.phase == "evaluating":
-                    pass
+                    discard_work(run_directory(self.state_dir, run.run_id))
                 elif status == EXIT_STOPPED and child.asked_to_stop is not None:
                     # Stopping it was our wish, not its failure.
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)

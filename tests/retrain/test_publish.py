@@ -34,6 +34,7 @@ def test_a_published_adapter_is_whole_names_its_base_and_holds_nothing_else(
     }
     configuration = json.loads((published.path / "adapter_config.json").read_text())
     assert configuration["base_model_name_or_path"] == "acme/base"
+    assert configuration["target_modules"] == sorted(configuration["target_modules"])
     assert [path.name for path in tmp_path.iterdir()] == [ADAPTER]
 
 

@@ -87,7 +87,8 @@ async def test_a_killed_training_goes_on_and_publishes_what_it_would_have_publis
     assert (Path(adapter.path) / name).read_bytes() == (uninterrupted.adapter / name).read_bytes()
     assert "support--v1-" in (Path(adapter.path) / "model_card.md").read_text()
 
-    # Killed after publication: starting again finds everything done.
+    # Nothing of the work is left, and starting again finds everything done.
+    assert {path.name for path in run_directory(state_dir, run.run_id).iterdir()} == {"lock"}
     assert await ended(training_process(database_url, state_dir, run.run_id)) == 0
 
 
