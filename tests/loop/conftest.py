@@ -11,6 +11,7 @@ import pytest
 from feedback import adapters, engines
 from feedback.adapters import Adapter
 from feedback.database import Database
+from feedback.files import files_hash
 from tests.builders import PASSED, PROJECT
 from tests.loop.service import Service, running_service
 from tests.tiny_model import build_adapter, build_tiny_model
@@ -62,7 +63,7 @@ async def _enter(database: Database, service: Service, base: Path, seed: int) ->
             version=version,
             base_model=champion.base_model,
             path=str(path),
-            files_hash="0" * 64,
+            files_hash=files_hash(path),
             run_id=None,
             by="test",
         )

@@ -25,6 +25,9 @@ from tests.engine_fixture import RunningEngine, run_engine, small_engine
 from tests.serving.publishing import copy_of, published
 from tests.tiny_model import build_bad_adapter
 
+# The first test of a session waits for the engine to start, which a busy machine draws out.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
 BAD = ("nan", "wrong_shape", "rank_too_high", "dora", "wrong_base", "wrong_prefix")
 
 

@@ -17,6 +17,9 @@ from serving.preflight import CONFIGURATION, WEIGHTS, Report, check_adapter, exp
 from tests.engine_fixture import MAX_LORA_RANK, RunningEngine
 from tests.tiny_model import BAD_ADAPTERS, build_adapter, build_bad_adapter, build_null_adapter, copy_adapter
 
+# The first test of a session waits for the engine to start, which a busy machine draws out.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
 REASONS = {
     "nan": r"NaN.*layers\.0\.self_attn\.q_proj\.lora_B",
     "wrong_shape": r"q_proj\.lora_A is made for 64 instead of 128",

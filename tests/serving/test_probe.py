@@ -24,6 +24,9 @@ from tests.engine_fixture import RunningEngine
 from tests.ports import free_port
 from tests.tiny_model import build_bad_adapter, build_null_adapter, copy_adapter
 
+# The first test of a session waits for the engine to start, which a busy machine draws out.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
 values = st.floats(-20, 0).map(lambda value: round(value, 3))
 steps = st.tuples(st.tuples(st.just(1), values), st.tuples(st.just(9), values))
 fingerprints = st.builds(Fingerprint, st.tuples(st.tuples(steps, steps), st.tuples(steps, steps)))

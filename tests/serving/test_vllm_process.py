@@ -15,6 +15,9 @@ from serving.vllm_process import EngineCommand, accelerator, engine_command, fin
 from tests.engine_fixture import RunningEngine, run_engine, small_engine
 from tests.tiny_model import copy_adapter
 
+# The first test of a session waits for the engine to start, which a busy machine draws out.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
 PYTHON = Path("/opt/engine/bin/python")
 
 
@@ -114,7 +117,6 @@ def test_the_engine_serves_the_base_model_under_its_name(engine: RunningEngine) 
     assert {"id": "base", "root": str(engine.model)}.items() <= served[0].items()
 
 
-@pytest.mark.timeout(300)
 def test_an_engine_starts_with_adapters_ends_when_asked_and_leaves_nothing_when_killed(
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
 ) -> None:
