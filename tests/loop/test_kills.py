@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 
 from feedback.tables import completions, feedback
 from tests.loop.service import Service
@@ -113,22 +114,31 @@ async def recover(service: Service, part: str, before: int) -> None:
 
 
 async def assert_recorded(service: Service, seen: Seen) -> None:
-    async with service.database() as database:
-        deadline = time.monotonic() + 60
-        while True:
-            async with database.begin() as connection:
+    deadline = time.monotonic() + 60
+    rows, kept = await read_record(service, deadline)
+    while set(seen.finished) - set(rows) or set(seen.acknowledged) - kept:
+        lost, unkept = set(seen.finished) - set(rows), set(seen.acknowledged) - kept
+        assert time.monotonic() < deadline, (
+            f"lost {len(lost)} completions and {len(unkept)} votes: {sorted(lost)[:3]}"
+        )
+        await asyncio.sleep(0.5)
+        rows, kept = await read_record(service, deadline)
+    assert set(rows.values()) == {1}
+    assert len(seen.finished) > 40 * len(PARTS)
+    assert len(seen.acknowledged) > len(seen.finished) // 2
+
+
+async def read_record(service: Service, deadline: float) -> tuple[dict[str, int], set[str]]:
+    """How often each completion is recorded, and which votes are; waits while the database recovers."""
+    while True:
+        try:
+            async with service.database() as database, database.begin() as connection:
                 query = select(completions.c.completion_id, func.count()).group_by(
                     completions.c.completion_id
                 )
                 rows = {row[0]: row[1] for row in await connection.execute(query)}
                 kept = set((await connection.execute(select(feedback.c.feedback_id))).scalars())
-            lost, unkept = set(seen.finished) - set(rows), set(seen.acknowledged) - kept
-            if not lost and not unkept:
-                break
-            assert time.monotonic() < deadline, (
-                f"lost {len(lost)} completions and {len(unkept)} votes: {sorted(lost)[:3]}"
-            )
+            return rows, kept
+        except (OSError, DBAPIError):
+            assert time.monotonic() < deadline, "the database did not come back"
             await asyncio.sleep(0.5)
-    assert set(rows.values()) == {1}
-    assert len(seen.finished) > 40 * len(PARTS)
-    assert len(seen.acknowledged) > len(seen.finished) // 2
