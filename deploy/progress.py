@@ -12,14 +12,16 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 _PLAIN_EVERY_SECONDS = 15.0
 
 
 class Step:
-    """One thing that is being done."""
+    """One thing that is being done; `result` is what it says at its end."""
 
-    def __init__(self, progress: Progress | None, console: Console, name: str) -> None:
+    def __init__(self, progress: Progress | None, console: Console, name: str, result: str) -> None:
+        self.result = result
         self._progress, self._console, self._name = progress, console, name
         self._began = self._said = time.monotonic()
         self._task: TaskID | None = progress.add_task(name, total=None, detail="") if progress else None
@@ -37,12 +39,12 @@ class Step:
             share = f" {fraction:.0%}" if fraction is not None else ""
             _print(self._console, f"{self._name} ...{share} {detail} ({self._said - self._began:.0f} s)")
 
-    def end(self, result: str) -> None:
+    def end(self) -> None:
         """Say how it ended."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, detail=result, completed=1.0, total=1.0)
+            self._progress.update(self._task, detail=self.result, completed=1.0, total=1.0)
         else:
-            _print(self._console, f"{self._name}: {result} ({time.monotonic() - self._began:.1f} s)")
+            _print(self._console, f"{self._name}: {self.result} ({time.monotonic() - self._began:.1f} s)")
 
 
 class Steps:
@@ -55,10 +57,13 @@ class Steps:
             self._progress = Progress(
                 SpinnerColumn(finished_text="[green]*[/]"),
                 TextColumn("{task.description:<24}"),
-                BarColumn(bar_width=20),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[detail]}"),
+                BarColumn(bar_width=20, table_column=Column(min_width=10)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+                TextColumn(
+                    "{task.fields[detail]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+                ),
                 console=console,
+                expand=True,
             )
 
     def __enter__(self) -> Self:
@@ -76,13 +81,14 @@ class Steps:
     @contextlib.contextmanager
     def step(self, name: str, done: str = "ready") -> Iterator[Step]:
         """Show one step for as long as the block runs."""
-        step = Step(self._progress, self.console, name)
+        step = Step(self._progress, self.console, name, done)
         try:
             yield step
         except BaseException:
-            step.end("stopped")
+            step.result = "stopped"
             raise
-        step.end(done)
+        finally:
+            step.end()
 
 
 def say(console: Console, line: str) -> None:

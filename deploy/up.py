@@ -104,11 +104,16 @@ class _Up:
                 )
                 keys = await record.ensure(database, base_model, self.directory)
             await self._parts(steps, addresses, base_model)
-            await self._first_answer(steps, addresses)
+            answering = await self._first_answer(steps, addresses)
         seconds = time.monotonic() - began
         running = state.Running(addresses.gateway_url, addresses.engine_urls, base_model)
         with state.announced(self.directory, running):
             print(welcome(running, keys, self.directory, seconds), flush=True)
+            if not answering:
+                say(
+                    self.console,
+                    f"No engine holds the model yet: see {running.gateway_url}/health, `hone doctor`.",
+                )
             await asyncio.gather(*self.watches)
 
     async def _database(self, steps: Steps) -> str:
@@ -153,7 +158,7 @@ class _Up:
                 one.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _first_answer(self, steps: Steps, addresses: services.Addresses) -> None:
+    async def _first_answer(self, steps: Steps, addresses: services.Addresses) -> bool:
         """Wait until the gateway says that it can answer; an engine elsewhere may come later."""
         url, patience = addresses.gateway_url, 120.0 if addresses.local_engine else 2.0
         with steps.step("Service") as step:
@@ -161,9 +166,10 @@ class _Up:
             while await services.http_status(f"{url}/health") != 200:
                 step.update(f"waiting for {url}/health")
                 if time.monotonic() > deadline:
-                    say(self.console, f"No engine holds the model yet: see {url}/health and `hone doctor`.")
-                    return
+                    step.result = "no engine holds the model yet"
+                    return False
                 await asyncio.sleep(0.1)
+        return True
 
     async def _start(self, service: Service) -> None:
         deploy = self.settings.deploy
