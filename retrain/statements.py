@@ -275,24 +275,26 @@ def _corrections(statements: list[Statement], excluded: Counter[str]) -> Iterabl
 
 
 def _preferences(usable: dict[str, tuple[Rated, Prompt]], excluded: Counter[str]) -> Iterable[Statement]:
-    """Pairs (the completion over the one that the preference's value names)."""
-    for completion, prompt in usable.values():
-        for opinion in (o for o in completion.opinions if o.kind == "preference"):
-            worse, worse_prompt = usable.get(str(opinion.value), (None, None))
-            if worse is None or worse_prompt is None:
-                excluded["preference over a completion that is not there or not usable"] += 1
-            elif prompt_key(prompt) != prompt_key(worse_prompt):
+    """Pairs (the completion that the preference's value names over the one it was given on)."""
+    for worse, prompt in usable.values():
+        for opinion in (o for o in worse.opinions if o.kind == "preference"):
+            better, its_prompt = usable.get(str(opinion.value), (None, None))
+            if better is None or its_prompt is None:
+                excluded["preference for a completion that is not there or not usable"] += 1
+            elif prompt_key(prompt) != prompt_key(its_prompt):
                 excluded["preference between answers to different questions"] += 1
-            elif normalised(completion.answer) == normalised(worse.answer):
+            elif normalised(better.answer) == normalised(worse.answer):
                 excluded["preference between equal answers"] += 1
+            elif better.finish_reason == "length":
+                excluded["preferred answer was cut off"] += 1
             else:
                 yield Statement(
                     source="preferred",
                     prompt=prompt,
-                    answer=completion.answer,
+                    answer=better.answer,
                     rater=opinion.rater,
                     at=opinion.created_at,
-                    completion_ids=(completion.completion_id, worse.completion_id),
+                    completion_ids=(better.completion_id, worse.completion_id),
                     feedback_ids=(opinion.feedback_id,),
                     rejected=worse.answer,
                 )

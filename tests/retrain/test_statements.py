@@ -115,8 +115,8 @@ def test_nobody_contributes_more_rows_than_the_policy_allows_and_demonstrations_
 
 
 def test_a_preference_makes_a_pair_of_two_answers_to_one_question() -> None:
-    worse = a_rated(answer="No.")
-    better = a_rated(an_opinion("preference", worse.completion_id), answer="Yes, within 14 days.")
+    better = a_rated(answer="Yes, within 14 days.")
+    worse = a_rated(an_opinion("preference", better.completion_id), answer="No.")
     material = gather([worse, better], POLICY)
     assert [(p.source, p.answer, p.rejected) for p in material.pairs] == [
         ("preferred", "Yes, within 14 days.", "No.")
@@ -125,8 +125,8 @@ def test_a_preference_makes_a_pair_of_two_answers_to_one_question() -> None:
 
 
 def test_a_preference_between_answers_to_different_questions_is_no_pair() -> None:
-    worse = a_rated(question="Something else?", answer="No.")
-    material = gather([worse, a_rated(an_opinion("preference", worse.completion_id))], POLICY)
+    other = a_rated(question="Something else?", answer="No.")
+    material = gather([other, a_rated(an_opinion("preference", other.completion_id))], POLICY)
     assert not material.pairs
     assert material.excluded["preference between answers to different questions"] == 1
 
