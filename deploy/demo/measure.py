@@ -110,10 +110,10 @@ def score_table(exam: Exam, scores: Sequence[Score]) -> Table:
     for one in scores:
         table.add_column(f"{one.title}\n{one.version}", justify="right")
     rows: list[tuple[str, Callable[[Score], float]]] = [
-        (f"returns within {CHANGED_POLICY.return_days} days (new)", lambda one: one.returns_changed),
-        (f"returns within {BASE_POLICY.return_days} days (old)", lambda one: one.returns_base),
-        ("polite", lambda one: one.polite),
-        ("other topics right", lambda one: one.others_right),
+        (f"say {CHANGED_POLICY.return_days} days (new)", lambda one: one.returns_changed),
+        (f"say {BASE_POLICY.return_days} days (old)", lambda one: one.returns_base),
+        ("are polite", lambda one: one.polite),
+        ("others right", lambda one: one.others_right),
     ]
     for name, value in rows:
         table.add_row(name, *(f"{value(one):.0%}" for one in scores))

@@ -51,7 +51,7 @@ class Plan:
     """How large the demonstration is."""
 
     seed: int = 0
-    feedback: int = 320
+    feedback: int = 600
     """Ratings and written answers after which the worker trains."""
     exam_returns: int = 40
     exam_others: int = 80
@@ -68,6 +68,8 @@ class Plan:
                 "interval_hours_min": 0,
                 "recipe": RECIPE,
             },
+            # Polite answers are longer, and that is what the people want.
+            "gate": {"length_ratio_max": 3.0},
             "rollout": {"steps": [0.25, 0.5], "step_seconds_min": 5, "step_units_min": 10},
         }
 
@@ -104,9 +106,9 @@ class Story:
                 await self._roll_back(candidate)
                 await self._measure("restored", candidate)
         finally:
-            # Waiting longer than a demonstration is what everybody but its audience wants.
+            # Thresholds for minutes are no good for weeks. The recipe stays: this base model needs it.
             before["training"]["recipe"] = RECIPE
-            await self.service.change_policy({name: before[name] for name in ("training", "rollout")})
+            await self.service.change_policy({name: before[name] for name in self.plan.policy()})
         self._conclude(candidate)
 
     async def _prepare(self) -> dict[str, Any]:
@@ -291,7 +293,7 @@ class Story:
         )
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _standing(run: dict[str, Any]) -> tuple[str, float | None]:
