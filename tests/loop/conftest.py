@@ -24,14 +24,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_service(tiny_base: Path) -> Iterator[Service]:
-    """`hone up` on the tiny model."""
+def tiny_service(tiny_base: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """`hone up` on the tiny model; after a failure, the ends of its logs are shown."""
     directory = Path(tempfile.mkdtemp(prefix="hone-loop-"))
     # As root, the database runs as another user, who must be able to pass through.
     directory.chmod(0o755)
     try:
         with running_service(directory / "state", "--model", str(tiny_base)) as service:
             yield service
+            if request.session.testsfailed:
+                print(service.log())
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
