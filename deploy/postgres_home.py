@@ -12,6 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def find_home(directory: Path) -> Home:
     reachable = _reachable_directory(directory, user)
     if reachable != directory:
         _make_passable(reachable)
+        _claim(reachable, directory)
     return Home(bin=_reachable_binaries(installed, user), directory=reachable, user=user)
 
 
@@ -154,9 +156,42 @@ def _reachable_directory(directory: Path, user: User) -> Path:
     directory.chmod(directory.stat().st_mode | 0o011)
     if (directory / "pgdata").exists() or _runs(("/bin/sh", "-c", 'cd "$1"', "sh", str(directory)), user):
         return directory
+    _forget_temporary()
     elsewhere = ELSEWHERE / f"postgres-{secrets.token_hex(8)}"
     write_private(directory / "location", str(elsewhere))
     return elsewhere
+
+
+def _claim(elsewhere: Path, directory: Path) -> None:
+    """Note whose data it is, so that a copied state directory does not take the original's database.
+
+    Raises:
+        HoneError: the directory is a copy.
+    """
+    origin = _origin(elsewhere)
+    if origin is not None and origin != directory and _remembered(origin) == elsewhere:
+        raise HoneError(
+            f"{directory} is a copy of {origin}: both name {elsewhere} as the place of their database. "
+            f"Remove {directory / 'location'} to begin with an empty one, or use {origin}."
+        )
+    write_private(elsewhere / "origin", str(directory))
+
+
+def _forget_temporary() -> None:
+    """Remove data that belonged to temporary directories which are gone: tests leave them by the dozen."""
+    temporary = Path(tempfile.gettempdir()).resolve()
+    for data in ELSEWHERE.glob("postgres-*"):
+        origin = _origin(data)
+        is_gone = origin is not None and temporary in origin.parents and not origin.exists()
+        if is_gone and not (data / "pgdata" / "postmaster.pid").exists():
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def _origin(elsewhere: Path) -> Path | None:
+    try:
+        return Path((elsewhere / "origin").read_text().strip())
+    except FileNotFoundError:
+        return None
 
 
 def _remembered(directory: Path) -> Path:

@@ -24,7 +24,7 @@ from deploy.config import refuse_unknown_names
 from deploy.files import write_private
 from deploy.postgres import EmbeddedPostgres
 from deploy.process import Backoff, Child, Service
-from deploy.progress import Steps, say
+from deploy.progress import Step, Steps, say
 from deploy.settings import Settings
 from deploy.welcome import welcome
 from feedback.database import Database, migrate
@@ -120,18 +120,22 @@ class _Up:
         """Start the embedded database, unless another is configured, and bring its schema up to date."""
         with steps.step("Database") as step:
             if self.settings.feedback.database_url is None:
-                postgres = EmbeddedPostgres(
-                    self.directory / "postgres", port=self.settings.deploy.postgres_port
-                )
-                step.update("preparing")
-                await asyncio.to_thread(postgres.prepare)
-                step.update("starting")
-                await self._start(services.postgres_service(postgres))
-                write_private(self.directory / "postgres.url", postgres.url)
+                await self._embedded_database(step)
             url = self.settings.feedback.resolve_database_url()
             step.update("migrating")
             await asyncio.to_thread(migrate, url)
         return url
+
+    async def _embedded_database(self, step: Step) -> None:
+        postgres = EmbeddedPostgres(self.directory / "postgres", port=self.settings.deploy.postgres_port)
+        step.update("preparing")
+        await asyncio.to_thread(postgres.prepare)
+        if postgres.home.directory != postgres.directory:
+            why = f"PostgreSQL does not run as root, and its user cannot reach {postgres.directory}"
+            say(self.console, f"{why}: the database is in {postgres.home.directory}.")
+        step.update("starting")
+        await self._start(services.postgres_service(postgres))
+        write_private(self.directory / "postgres.url", postgres.url)
 
     async def _parts(self, steps: Steps, addresses: services.Addresses, base_model: str) -> None:
         """Start engine, gateway and worker side by side; the engine takes by far the longest."""

@@ -1,6 +1,7 @@
 """The embedded PostgreSQL, for real: first start, restart, kill -9, stale files, and running as root."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -233,6 +234,16 @@ async def test_as_root_below_a_closed_directory_data_and_binaries_move_where_the
         os.umask(private)
     assert closed.stat().st_mode & 0o777 == 0o700
     assert len(list(elsewhere.glob("postgres-*"))) == 1
+
+    copy = closed.with_name("copy")
+    shutil.copytree(closed / "postgres", copy / "postgres")
+    with pytest.raises(HoneError, match="is a copy of"):
+        postgres_home.find_home(copy / "postgres")
+    shutil.rmtree(closed / "postgres")
+    (copy / "postgres" / "location").unlink()
+    copy.chmod(0o700)
+    postgres_home.find_home(copy / "postgres")
+    assert len(list(elsewhere.glob("postgres-*"))) == 1, "the data of a temporary directory went with it"
 
 
 def test_a_child_has_a_session_of_its_own_and_a_missing_program_is_named(
