@@ -20,8 +20,8 @@ from feedback.errors import HoneError
 from feedback.settings import config_file, read_config_file
 
 MASK = "********"
-OTHER_VARIABLES = {"HONE_CONFIG": "where hone.toml is", "HONE_PROJECT": "the project that commands work in"}
-"""Variables that are no settings."""
+OTHER_VARIABLES = {"HONE_CONFIG", "HONE_KEY", "HONE_PROJECT"}
+"""Variables that are no settings: where `hone.toml` is, and what some commands take instead of an option."""
 
 _TABLE = re.compile(r"\s*\[([^\[\]]+)\]")
 _KEY = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")

@@ -70,6 +70,7 @@ def _find(url: str | None, key: str | None, state_dir: Path | None) -> tuple[str
     """
     from deploy.services import Addresses
     from deploy.settings import Settings
+    from deploy.state import find_running
 
     settings = Settings.load(**({} if state_dir is None else {"state_dir": state_dir}))
     directory, serving = settings.feedback.absolute_state_dir, settings.serving
@@ -82,6 +83,6 @@ def _find(url: str | None, key: str | None, state_dir: Path | None) -> tuple[str
         ) from error
     if url is None:
         here = Addresses(serving.gateway_host, serving.gateway_port, 0, (), local_engine=False).gateway_url
-        written = directory / "gateway.url"
-        url = written.read_text().strip() if written.exists() else here
+        running = find_running(directory)
+        url = running.gateway_url if running else here
     return url.rstrip("/"), key
