@@ -11,7 +11,9 @@ logged, and the rest go on.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
@@ -27,8 +29,29 @@ from serving.transcript import read_row
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.001
+PAUSE_PER_SLICE = 4.0
+"""Reading takes a fifth of the event loop at most: a peak of requests waits on disk, not in line."""
 PAUSE_SECONDS_MAX = 10.0
 ADOPT_SECONDS = 30.0
+
+
+def spool_submission(spool: Spool, given: Submission) -> None:
+    """Keep feedback on disk while the database is away."""
+    spool.append(FEEDBACK, given.to_json())
+
+
+READ: dict[int, Callable[[bytes], Completion | Submission]] = {
+    COMPLETION: read_row,
+    FEEDBACK: Submission.from_json,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A spooled record and what it says."""
+
+    record: Record
+    row: Completion | Submission
 
 
 class Drain:
@@ -93,48 +116,44 @@ class Drain:
                 await asyncio.to_thread(self.spool.sync)
 
     async def _store(self, batch: Batch) -> None:
-        rows = await self._read(batch)
-        given = [record for record in batch.records if record.kind == FEEDBACK]
+        items = await self._read(batch.records)
         try:
-            await self._insert(rows, given)
+            await self._insert(items)
         except Exception as error:
             if not _is_about_a_row(error):
                 raise
-            await self._store_one_by_one(batch)
+            await self._insert_one_by_one(items)
 
-    async def _read(self, batch: Batch) -> list[Completion]:
-        rows: list[Completion] = []
+    async def _read(self, records: list[Record]) -> list[Item]:
+        items: list[Item] = []
         began = time.perf_counter()
-        for record in batch.records:
-            if record.kind != COMPLETION:
-                continue
+        for record in records:
             try:
-                rows.append(read_row(record.payload))
-            except (ValueError, TypeError, KeyError) as error:
+                items.append(Item(record, READ[record.kind](record.payload)))
+            except Exception as error:  # Whatever an engine sent, the records behind it must get through.
                 self._set_aside(record, error)
-            if time.perf_counter() - began > SLICE_SECONDS:
-                await asyncio.sleep(SLICE_SECONDS)
+            if (spent := time.perf_counter() - began) > SLICE_SECONDS:
+                await asyncio.sleep(spent * PAUSE_PER_SLICE)
                 began = time.perf_counter()
-        return rows
+        return items
 
-    async def _insert(self, rows: list[Completion], given: list[Record]) -> None:
+    async def _insert(self, items: list[Item]) -> None:
+        rows = [item.row for item in items if isinstance(item.row, Completion)]
+        given = [item.row for item in items if isinstance(item.row, Submission)]
         async with self.database.begin() as connection:
-            if rows:
-                self.recorded += await completions.insert_many(connection, rows)
-            for record in given:
-                await submissions.store(connection, Submission.from_json(record.payload))
+            new = await completions.insert_many(connection, rows) if rows else 0
+            for submission in given:
+                await submissions.store(connection, submission)
+        self.recorded += new
 
-    async def _store_one_by_one(self, batch: Batch) -> None:
-        for record in batch.records:
+    async def _insert_one_by_one(self, items: list[Item]) -> None:
+        for item in items:
             try:
-                if record.kind == FEEDBACK:
-                    await self._insert([], [record])
-                else:
-                    await self._insert([read_row(record.payload)], [])
+                await self._insert([item])
             except Exception as error:
                 if not _is_about_a_row(error):
                     raise
-                self._set_aside(record, error)
+                self._set_aside(item.record, error)
 
     def _set_aside(self, record: Record, error: Exception) -> None:
         self.refused += 1
@@ -143,11 +162,6 @@ class Drain:
         path = directory / f"{new_id('record')}.bin"
         path.write_bytes(record.payload)
         logger.error("A record cannot be stored and was set aside in %s: %s", path, error)
-
-
-def spool_submission(spool: Spool, given: Submission) -> None:
-    """Keep feedback on disk while the database is away."""
-    spool.append(FEEDBACK, given.to_json())
 
 
 def _is_about_a_row(error: Exception) -> bool:

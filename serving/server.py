@@ -6,6 +6,7 @@ SIGTERM and SIGINT close the listening socket and let answers under way finish, 
 import asyncio
 import gc
 import ipaddress
+import signal
 import socket
 
 import uvicorn
@@ -35,6 +36,9 @@ def serve(settings: ServingSettings, record: FeedbackSettings) -> None:
     # What is imported stays: the collector need not look at it again, nor as often as after every 700 new objects.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    # uvicorn raises the signal that stopped it once more when it has stopped: by then it has been obeyed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
 
 

@@ -1,0 +1,82 @@
+"""Rewriting finds keys, never words, and does not depend on how the network cut the bytes."""
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.streaming import DONE, Rewriter, count_output_tokens, says_error, was_abandoned
+
+texts = st.text(max_size=40) | st.sampled_from(
+    [
+        '"model":"base"',
+        '"token_ids":[1]',
+        '"choices":[],"usage":{}',
+        "data: [DONE]\n\n",
+        '"finish_reason":"abort"',
+    ]
+)
+
+
+def event(word: str, position: int) -> bytes:
+    choice = {"index": 0, "delta": {"content": word}, "finish_reason": None, "token_ids": [position, 7]}
+    return b"data: " + orjson.dumps({"id": "chatcmpl-1", "model": "base", "choices": [choice]}) + b"\n\n"
+
+
+USAGE = b'data: {"id":"chatcmpl-1","model":"base","choices":[],"usage":{"completion_tokens":12}}\n\n'
+
+
+def rewriter(*, hide: bool = True) -> Rewriter:
+    return Rewriter(served_name="base", name="support@7", hide_token_ids=hide, hide_usage=hide)
+
+
+def relay(raw: bytes, cuts: list[int], *, hide: bool = True) -> tuple[bytes, bool]:
+    one, out, at = rewriter(hide=hide), b"", 0
+    for cut in [*sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]:
+        if cut > at:
+            out, at = out + one.events(raw[at:cut]), cut
+    return out, one.done
+
+
+@given(words=st.lists(texts, max_size=8), cuts=st.lists(st.integers(0, 10_000), max_size=12))
+def test_a_relayed_stream_says_the_same_however_it_was_cut(words: list[str], cuts: list[int]) -> None:
+    raw = b"".join(event(word, position) for position, word in enumerate(words)) + USAGE + DONE
+    out, done = relay(raw, cuts)
+    assert done
+    seen = [orjson.loads(one[6:]) for one in out.split(b"\n\n") if one]
+    assert [one["choices"][0]["delta"]["content"] for one in seen] == words
+    assert all(one["model"] == "support@7" and one["choices"][0]["token_ids"] is None for one in seen)
+
+
+@given(words=st.lists(texts, max_size=8), cuts=st.lists(st.integers(0, 10_000), max_size=12))
+def test_what_the_client_asked_for_stays(words: list[str], cuts: list[int]) -> None:
+    raw = b"".join(event(word, position) for position, word in enumerate(words)) + USAGE
+    out, done = relay(raw, cuts, hide=False)
+    assert not done
+    assert out == raw.replace(b'"model":"base"', b'"model":"support@7"')
+
+
+@given(text=texts)
+def test_a_whole_answer_keeps_its_text(text: str) -> None:
+    body = {
+        "model": "base",
+        "choices": [{"message": {"content": text}, "token_ids": [1, 2]}],
+        "prompt_token_ids": [3],
+    }
+    seen = orjson.loads(rewriter().whole(orjson.dumps(body)))
+    choice = {"message": {"content": text}, "token_ids": None}
+    assert seen == {"model": "support@7", "choices": [choice], "prompt_token_ids": None}
+
+
+@given(text=texts, count=st.integers(0, 10**9))
+def test_tokens_are_counted_from_the_usage_not_from_the_text(text: str, count: int) -> None:
+    body = {"choices": [{"text": text}], "usage": {"completion_tokens": count, "total_tokens": 3}}
+    assert count_output_tokens(orjson.dumps(body)) == count
+    assert count_output_tokens(orjson.dumps({"text": text})) == 0
+
+
+@given(text=texts)
+def test_failure_is_read_from_keys_not_from_words(text: str) -> None:
+    assert not was_abandoned(orjson.dumps({"text": text, "finish_reason": "stop"}))
+    assert was_abandoned(orjson.dumps({"text": text, "finish_reason": "abort"}))
+    assert not says_error(event(text, 0))
+    assert says_error(event(text, 0) + b'data: {"error":{"message":"x"}}\n\n')
