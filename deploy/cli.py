@@ -129,6 +129,10 @@ def config(
 def main() -> None:
     """Run `hone`; the console script."""
     try:
+        if sys.argv[1:2] in (["gateway"], ["engine"], ["worker"]) and "--help" not in sys.argv:
+            from deploy.config import refuse_unknown_names
+
+            refuse_unknown_names()
         app(prog_name="hone")
     except HoneError as error:
         print(f"Error: {error}", file=sys.stderr)

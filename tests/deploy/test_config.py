@@ -68,9 +68,10 @@ def test_a_key_in_the_wrong_table_is_told_where_it_belongs(file: Path) -> None:
         refuse_unknown_names()
 
 
-def test_hone_up_refuses_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["up", "gateway", "engine", "worker"])
+def test_what_serves_refuses_the_same_names(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HONE_ENGINE_URL", "http://127.0.0.1:1")
-    done = hone("up")
+    done = hone(command)
     assert done.returncode == 2
     assert "Did you mean 'HONE_ENGINE_URLS'" in done.stderr
 
