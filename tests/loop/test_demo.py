@@ -37,8 +37,8 @@ def shop() -> Iterator[Service]:
     directory.chmod(0o755)
     try:
         subprocess.run([sys.executable, "-c", BUILD, str(directory / "model")], check=True, timeout=1200)
-        quick = {"HONE_TRIGGER_CHECK_SECONDS": "2", "HONE_ENGINE_CHECK_SECONDS": "2"}
-        with running_service(directory / "state", "--model", str(directory / "model"), **quick) as service:
+        arguments = ("--model", str(directory / "model"))
+        with running_service(directory / "state", *arguments, HONE_TRIGGER_CHECK_SECONDS="2") as service:
             yield service
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -46,10 +46,10 @@ def shop() -> Iterator[Service]:
 
 async def test_the_model_answers_phrasings_it_never_saw(shop: Service) -> None:
     async with RunningService.connect(shop.base_url, shop.key, "support") as service:
-        for temperature, right_min in ((0.0, 0.95), (1.0, 0.90)):
-            right, polite = await _examine(service, temperature)
-            assert right >= right_min, f"{right:.0%} right at temperature {temperature}"
-        assert 0.35 <= polite <= 0.65
+        surest, _ = await _examine(service, 0.0)
+        right, polite = await _examine(service, 1.0)
+    assert surest >= 0.95 and right >= 0.90, (surest, right)
+    assert 0.35 <= polite <= 0.65
 
 
 async def test_the_loop_closes_and_rollback_restores_the_old_answers(shop: Service) -> None:
