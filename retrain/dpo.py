@@ -8,16 +8,9 @@ answers down, and looks best by its own margin when the model has collapsed. Row
 from collections.abc import Sequence
 from typing import Any
 
+from retrain.context import TrainingContext
 from retrain.recipe import Recipe
-from retrain.training import (
-    Row,
-    TrainingContext,
-    TrainingResult,
-    fitting_rows,
-    load_base,
-    train_to_end,
-    trainer_arguments,
-)
+from retrain.training import Row, TrainingResult, fitting_rows, load_base, train_to_end, trainer_arguments
 
 
 def train_dpo(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:

@@ -9,17 +9,9 @@ batch, a row would be compared with itself. The rarer label is weighted by the r
 import random
 from collections.abc import Sequence
 
+from retrain.context import TrainingContext, TrainingFailed
 from retrain.recipe import Recipe
-from retrain.training import (
-    Row,
-    TrainingContext,
-    TrainingFailed,
-    TrainingResult,
-    fitting_rows,
-    load_base,
-    train_to_end,
-    trainer_arguments,
-)
+from retrain.training import Row, TrainingResult, fitting_rows, load_base, train_to_end, trainer_arguments
 
 
 def train_kto(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:

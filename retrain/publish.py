@@ -16,7 +16,7 @@ from typing import Any
 
 from feedback.errors import HoneError
 from feedback.files import files_hash
-from retrain.training import sync_directory
+from retrain.checkpoints import sync_directory
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIGURATION = "adapter_config.json"

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from feedback import runs
 from feedback.database import Database
-from retrain.training import Progress
+from retrain.context import Progress
 
 log = structlog.get_logger(__name__)
 

@@ -6,16 +6,9 @@ serving sees. Rows: `prompt`, `completion`.
 
 from collections.abc import Sequence
 
+from retrain.context import TrainingContext
 from retrain.recipe import Recipe
-from retrain.training import (
-    Row,
-    TrainingContext,
-    TrainingResult,
-    fitting_rows,
-    load_base,
-    train_to_end,
-    trainer_arguments,
-)
+from retrain.training import Row, TrainingResult, fitting_rows, load_base, train_to_end, trainer_arguments
 
 
 def train_sft(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:

@@ -30,11 +30,12 @@ from feedback.datasets import Dataset
 from feedback.errors import HoneError, NotFound
 from feedback.runs import Run
 from feedback.settings import FeedbackSettings
+from retrain.context import TrainingContext
 from retrain.model_card import model_card
 from retrain.publish import Published, publish
 from retrain.recipe import Recipe, read_recipe
 from retrain.settings import RetrainSettings
-from retrain.training import Row, TrainingContext, TrainingResult, finished_result
+from retrain.training import Row, TrainingResult, finished_result
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 75

@@ -13,9 +13,8 @@ import hashlib
 import json
 import math
 import os
-import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,50 +22,15 @@ from typing import Any
 import orjson
 
 from feedback.errors import HoneError
+from retrain.checkpoints import last_checkpoint, sync_directory
+from retrain.context import TrainingContext, TrainingFailed, memory_bytes
 from retrain.recipe import Recipe
+from retrain.watcher import watch
 
-COMPLETE_MARKER = "complete"
 RESULT_FILE = "result.json"
 
 Row = Mapping[str, Any]
 """One training row in TRL's columns; `prompt` is a list of messages, or text for `/v1/completions`."""
-
-
-class TrainingFailed(HoneError):
-    """Training cannot go on with this recipe and these rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a training stands after a step."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    elapsed_seconds: float
-    remaining_seconds: float
-    memory_bytes: int
-
-
-def _no_report(progress: Progress) -> None:
-    """Progress that nobody watches."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingContext:
-    """Where a training works and whom it tells."""
-
-    directory: Path
-    """Checkpoints and the finished adapter; the same directory again continues what was begun in it."""
-    report: Callable[[Progress], None] = _no_report
-    should_stop: Callable[[], bool] = lambda: False
-    device: str = "cpu"
-    threads: int = 1
-    report_interval_seconds: float = 1.0
-    checkpoint_interval_seconds: float = 60.0
-    checkpoints_kept: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +186,7 @@ def train_to_end(
     Raises:
         TrainingFailed: the loss is not finite.
     """
-    from transformers import PrinterCallback
-
-    watcher = _watcher(context)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watcher)
+    watcher = watch(trainer, context)
     checkpoint = last_checkpoint(context.directory / "checkpoints")
     started = time.monotonic()
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -242,7 +202,7 @@ def train_to_end(
             steps=trainer.state.global_step,
             loss=watcher.mean_loss(output.training_loss),
             seconds=time.monotonic() - started,
-            memory_bytes=_memory_bytes(),
+            memory_bytes=memory_bytes(),
             device=context.device,
             resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
             notes=notes or {},
@@ -271,23 +231,6 @@ def finished_result(directory: Path) -> TrainingResult | None:
     return TrainingResult(**(values | {"adapter": Path(values["adapter"])}))
 
 
-def last_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that was written whole."""
-    complete = [path.parent for path in directory.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def sync_directory(directory: Path, *, files: bool = True) -> None:
-    """Force a directory's entries, and its files, to the disk."""
-    paths = [path for path in directory.rglob("*") if path.is_file()] if files else []
-    for path in [*paths, directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _quiet() -> None:
     """Keep the libraries' bars out of the run's log: progress has its own road."""
     import datasets
@@ -295,80 +238,3 @@ def _quiet() -> None:
 
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
-
-
-def _memory_bytes() -> int:
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _watcher(context: TrainingContext) -> Any:
-    """A callback that reports, checkpoints by the clock, stops when asked, and refuses a broken loss."""
-    from transformers import TrainerCallback
-
-    class Watcher(TrainerCallback):
-        def __init__(self) -> None:
-            self.stopped = False
-            self.began = self.saved = time.monotonic()
-            self.reported = -math.inf
-            self.first_step = 0
-            self.losses: list[float] = []
-
-        def mean_loss(self, otherwise: float) -> float:
-            """Mean over the last tenth of the steps seen: one batch alone is noise."""
-            tail = self.losses[-max(1, len(self.losses) // 10) :]
-            return sum(tail) / len(tail) if tail else otherwise
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.began = self.saved = time.monotonic()
-            self.first_step = state.global_step
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.stopped = context.should_stop() and state.global_step < state.max_steps
-            control.should_training_stop |= self.stopped
-            due = time.monotonic() - self.saved >= context.checkpoint_interval_seconds
-            control.should_save |= self.stopped or due
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            sync_directory(checkpoint)
-            (checkpoint / COMPLETE_MARKER).touch()
-            sync_directory(checkpoint, files=False)
-            self.saved = time.monotonic()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if not logs or "loss" not in logs:
-                return
-            loss = float(logs["loss"])
-            if not math.isfinite(loss):
-                raise TrainingFailed(
-                    f"The loss became {loss} at step {state.global_step} of {state.max_steps}. Lower "
-                    f"training.recipe.learning_rate (now {args.learning_rate:g}) in the model's policy."
-                )
-            self.losses.append(loss)
-            now = time.monotonic()
-            if now - self.reported >= context.report_interval_seconds or state.global_step == state.max_steps:
-                self.reported = now
-                context.report(self._progress(state, loss, float(logs.get("learning_rate", 0.0)), now))
-
-        def _progress(self, state: Any, loss: float, learning_rate: float, now: float) -> Progress:
-            done = max(1, state.global_step - self.first_step)
-            elapsed = now - self.began
-            remaining = elapsed / done * (state.max_steps - state.global_step)
-            memory = _memory_bytes()
-            epoch = float(state.epoch or 0.0)
-            return Progress(
-                state.global_step,
-                state.max_steps,
-                epoch,
-                loss,
-                learning_rate,
-                elapsed,
-                remaining,
-                memory,
-            )
-
-    return Watcher()

@@ -15,10 +15,11 @@ from feedback import adapters, datasets, runs
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.files import files_hash
+from retrain.checkpoints import last_checkpoint
+from retrain.context import TrainingContext
 from retrain.recipe import read_recipe
 from retrain.sft import train_sft
 from retrain.train import EXIT_FAILED, EXIT_STOPPED, explain, run_directory
-from retrain.training import TrainingContext, last_checkpoint
 from tests.builders import PROJECT
 from tests.retrain.record import MODEL, queued_run, small_policy
 

@@ -9,19 +9,13 @@ from typing import Any
 
 import pytest
 
+from retrain.checkpoints import last_checkpoint
+from retrain.context import Progress, TrainingContext, TrainingFailed
 from retrain.dpo import train_dpo
 from retrain.kto import balance, train_kto, whole_batches
 from retrain.recipe import METHODS, Method, Recipe, default_recipe
 from retrain.sft import train_sft
-from retrain.training import (
-    Progress,
-    Row,
-    TrainingContext,
-    TrainingFailed,
-    TrainingResult,
-    finished_result,
-    last_checkpoint,
-)
+from retrain.training import Row, TrainingResult, finished_result
 
 # Third-party deprecations are theirs to mend; ours would show in the other tests.
 pytestmark = pytest.mark.filterwarnings("ignore")

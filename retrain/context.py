@@ -1,0 +1,54 @@
+"""Where a training works, whom it tells, and how it says that it cannot go on."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from feedback.errors import HoneError
+
+
+class TrainingFailed(HoneError):
+    """Training cannot go on with this recipe and these rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands after a step."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    elapsed_seconds: float
+    remaining_seconds: float
+    memory_bytes: int
+
+
+def _no_report(progress: Progress) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingContext:
+    """Where a training works and whom it tells."""
+
+    directory: Path
+    """Checkpoints and the finished adapter; the same directory again continues what was begun in it."""
+    report: Callable[[Progress], None] = _no_report
+    should_stop: Callable[[], bool] = lambda: False
+    device: str = "cpu"
+    threads: int = 1
+    report_interval_seconds: float = 1.0
+    checkpoint_interval_seconds: float = 60.0
+    checkpoints_kept: int = 2
+
+
+def memory_bytes() -> int:
+    """Most memory that this process has held: the accelerator's where one is used, else the machine's."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

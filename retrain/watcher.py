@@ -1,0 +1,96 @@
+"""What happens between the steps of a training: progress, checkpoints by the clock, a stop when asked.
+
+A loss that is not finite ends the training at once; nothing is saved from it.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from retrain.checkpoints import complete
+from retrain.context import Progress, TrainingContext, TrainingFailed, memory_bytes
+
+
+class Watcher:
+    """The hooks of a trainer callback; `watch` makes one that transformers takes."""
+
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
+        self.stopped = False
+        self.began = self.saved = time.monotonic()
+        self.reported = -math.inf
+        self.first_step = 0
+        self.losses: list[float] = []
+
+    def mean_loss(self, otherwise: float) -> float:
+        """Mean over the last tenth of the steps seen: one batch alone is noise."""
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(tail) / len(tail) if tail else otherwise
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock; a resumed training does not start at step 0."""
+        self.began = self.saved = time.monotonic()
+        self.first_step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint when one is due, or when it is time to stop."""
+        self.stopped = self.context.should_stop() and state.global_step < state.max_steps
+        due = time.monotonic() - self.saved >= self.context.checkpoint_interval_seconds
+        control.should_training_stop |= self.stopped
+        control.should_save |= self.stopped or due
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark what the trainer has written as whole."""
+        complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.saved = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Report the step.
+
+        Raises:
+            TrainingFailed: its loss is not finite.
+        """
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"The loss became {loss} at step {state.global_step} of {state.max_steps}. Lower "
+                f"training.recipe.learning_rate (now {args.learning_rate:g}) in the model's policy."
+            )
+        self.losses.append(loss)
+        now = time.monotonic()
+        if (
+            now - self.reported >= self.context.report_interval_seconds
+            or state.global_step == state.max_steps
+        ):
+            self.reported = now
+            self.context.report(self._progress(state, loss, float(logs.get("learning_rate", 0.0)), now))
+
+    def _progress(self, state: Any, loss: float, learning_rate: float, now: float) -> Progress:
+        done = max(1, state.global_step - self.first_step)
+        elapsed = now - self.began
+        return Progress(
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=float(state.epoch or 0.0),
+            loss=loss,
+            learning_rate=learning_rate,
+            elapsed_seconds=elapsed,
+            remaining_seconds=elapsed / done * (state.max_steps - state.global_step),
+            memory_bytes=memory_bytes(),
+        )
+
+
+def watch(trainer: Any, context: TrainingContext) -> Watcher:
+    """Put a watcher in place of the trainer's own printing."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class WatcherCallback(Watcher, TrainerCallback):
+        pass
+
+    watcher = WatcherCallback(context)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watcher)
+    return watcher
