@@ -204,6 +204,21 @@ async def test_a_child_deaf_to_the_stop_signal_is_killed_after_the_grace_period(
     assert 0.3 <= time.monotonic() - began < 3
 
 
+async def test_a_kill_ends_a_stop_that_would_wait_and_all_that_descends_from_the_child(stage: Stage) -> None:
+    elsewhere = PARENT.replace("'600']", "'600'], start_new_session=True").replace(
+        "leave)", "signal.SIG_IGN)"
+    )
+    child = stage.child(elsewhere, stop_seconds=60)
+    await child.start()
+    pids = [int(pid) for pid in stage.ready_file.read_text().split()]
+    stopping = asyncio.create_task(child.stop())
+    await asyncio.sleep(0.2)
+    assert not stopping.done()
+    child.kill()
+    await asyncio.wait_for(stopping, 5)
+    await until(lambda: not any(running(pid) for pid in pids))
+
+
 async def test_stopping_takes_along_what_the_child_started(stage: Stage) -> None:
     child = stage.child(PARENT)
     await child.start()
