@@ -106,7 +106,10 @@ def test_only_thumbs_count_as_votes(value: object) -> None:
 
 def test_nobody_contributes_more_rows_than_the_policy_allows_and_demonstrations_go_first() -> None:
     policy = TrainingPolicy(rows_per_rater_max=3)
-    loud = [voted(f"Question number {n}?", f"Answer number {n}.", True, rater="loud") for n in range(50)]
+    loud = [
+        voted(f"Question number {n}?", f"Answer number {n}.", True, rater="loud", minute=n + 1)
+        for n in range(50)
+    ]
     loud += [taught("What are your hours?", "Nine to five.", rater="loud")]
     material = gather([*loud, voted(LAMP, OLD, True, rater="ann")], policy)
     assert len([s for s in material.approved if s.rater == "loud"]) == 2
