@@ -41,8 +41,9 @@ check: ## Check lint, format, types, import direction, generated pages and help 
 	@echo "check: all good"
 
 bench: ## Measure the gateway against a mock engine, nginx and vllm-router, one core each.
-	$(INSTALL) dev
-	@$(RUN) tests.bench $(ARGS)
+	$(INSTALL) dev bench
+	@for tool in nginx gcc taskset; do command -v $$tool > /dev/null || { echo "make bench needs $$tool: apt-get install nginx gcc util-linux"; exit 2; }; done
+	@$(RUN) tests.bench.gateway --vllm-router .venv-bench/bin/vllm-router $(ARGS)
 
 docs: ## Write the generated reference pages again.
 	$(INSTALL) dev
@@ -53,5 +54,5 @@ lock: ## Write the lock files from pyproject.toml (ARGS=--upgrade takes newer ve
 	@$(PYTHON) requirements/lock.py --uv .venv-lock/bin/uv $(ARGS)
 
 clean: ## Remove caches and the environments. Keeps .hone, where the record and the adapters are.
-	@rm -rf .venv .venv-engine .venv-lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .venv-engine .venv-bench .venv-lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
 	@find . -name __pycache__ -type d -not -path './.hone/*' -prune -exec rm -rf {} +

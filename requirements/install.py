@@ -5,10 +5,11 @@
     python3 requirements/install.py hone engine
 
 `hone` and `dev` fill `.venv` (dev.txt holds all of hone.txt) and install the project itself; `engine` fills
-`.venv-engine` with vLLM's CUDA build where an NVIDIA GPU answers, and its CPU build otherwise. Each environment carries
-a stamp of what it was made from: an equal stamp is done at once, an interrupted install has none and is done again.
+`.venv-engine` with vLLM's CUDA build where an NVIDIA GPU answers, and its CPU build otherwise; `bench` fills
+`.venv-bench` with the router that `make bench` compares with. Each environment carries a stamp of what it was made
+from: an equal stamp is done at once, an interrupted install has none and is done again.
 
-It refuses packages whose hash is not in the lock, and installs nothing outside the two folders.
+It refuses packages whose hash is not in the lock, and installs nothing outside these folders.
 """
 
 import argparse
@@ -36,7 +37,7 @@ class InstallFailed(Exception):
 def main() -> int:
     """Bring the named environments up to their locks, side by side."""
     parser = argparse.ArgumentParser(description="Install the locked environments where a lock changed.")
-    parser.add_argument("names", nargs="+", choices=["hone", "dev", "engine"])
+    parser.add_argument("names", nargs="+", choices=["hone", "dev", "engine", "bench"])
     parser.add_argument(
         "--engine", choices=["auto", "cpu", "cuda"], default="auto", help="which build of vLLM"
     )
@@ -71,6 +72,8 @@ def plan(names: list[str], engine: str) -> "list[Environment]":
     if "engine" in names:
         lock = "engine-cuda" if gpu else "engine-cpu"
         environments.append(Environment(ROOT / ".venv-engine", [lock], project=False, gpu=gpu))
+    if "bench" in names:
+        environments.append(Environment(ROOT / ".venv-bench", ["bench"], project=False, gpu=False))
     return environments
 
 
@@ -143,10 +146,11 @@ class Environment:
                 [sys.executable, "-m", "venv", str(self.folder)], hint="On Debian: apt install python3-venv"
             )
         lock = self.locks[0]
-        if not self.gpu:
+        with_torch = "\ntorch==" in (HERE / f"{lock}.txt").read_text()
+        if with_torch and not self.gpu:
             self.try_cpu_torch()
         self.pip_lock(lock)
-        if lock != "engine-cuda" and self.torch_wants_cuda():
+        if with_torch and lock != "engine-cuda" and self.torch_wants_cuda():
             self.pip_lock("cuda")
         if self.project:
             self.doing = "hone itself"

@@ -81,6 +81,11 @@ LOCKS = (
         packages=(f"torch=={TORCH}",),
         cpu=False,
     ),
+    Lock(
+        "bench",
+        "The router that `make bench` compares Hone's gateway with.",
+        packages=("vllm-router==0.1.17",),
+    ),
 )
 
 
