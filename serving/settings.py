@@ -89,7 +89,8 @@ class ServingSettings(HoneSettings):
     """Where adapters published at a URL are copied to; every engine must see this path. Unset: the state directory."""
 
     engine_watch: bool = True
-    """Look after the engines from this gateway: load, probe, unload. Off: what other gateways found is read from the record."""
+    """Look after the engines from this gateway: load, probe, unload.
+    Off: what other gateways found is read from the record."""
 
     engine_check_seconds: float = Field(2.0, gt=0)
     """Pause between two looks at an engine."""
