@@ -102,8 +102,8 @@ def policy_page() -> str:
     """One heading for each field of a model's policy."""
     parts = [
         "# Policy of a model\n",
-        f"{first_paragraph(ModelPolicy)} It is kept with the model, is read and written over "
-        "`/admin/v1/models/{model}`, and takes effect without a restart; every change leaves an audit row.\n",
+        f"{first_paragraph(ModelPolicy)} It is kept with the model, is changed by `hone model policy` or "
+        "`PATCH /admin/v1/models/{model}/policy`, and takes effect without a restart; every change leaves an audit row.\n",
     ]
     parts += policy_fields(ModelPolicy, "")
     return "\n".join(parts)
