@@ -103,7 +103,8 @@ def policy_page() -> str:
     parts = [
         "# Policy of a model\n",
         f"{first_paragraph(ModelPolicy)} It is kept with the model, is changed by `hone model policy` or "
-        "`PATCH /admin/v1/models/{model}/policy`, and takes effect without a restart; every change leaves an audit row.\n",
+        "`PATCH /admin/v1/models/{model}/policy`, and takes effect without a restart; every "
+        "change leaves an audit row.\n",
     ]
     parts += policy_fields(ModelPolicy, "")
     return "\n".join(parts)
