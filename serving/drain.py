@@ -13,13 +13,12 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from feedback import completions, submissions
-from feedback.completions import Completion
 from feedback.database import Database
 from feedback.ids import new_id
 from feedback.submissions import Submission
@@ -40,18 +39,17 @@ def spool_submission(spool: Spool, given: Submission) -> None:
     spool.append(FEEDBACK, given.to_json())
 
 
-READ: dict[int, Callable[[bytes], Completion | Submission]] = {
+READ: dict[int, Callable[[bytes], bytes | Submission]] = {
     COMPLETION: read_row,
     FEEDBACK: Submission.from_json,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A spooled record and what it says."""
+class Item(NamedTuple):
+    """A spooled record, and the row or submission that it holds."""
 
     record: Record
-    row: Completion | Submission
+    row: bytes | Submission
 
 
 class Drain:
@@ -62,7 +60,7 @@ class Drain:
         spool: Spool,
         database: Database,
         *,
-        batch_rows_max: int = 256,
+        batch_rows_max: int = 1024,
         interval_seconds: float = 0.2,
         sync_seconds: float = 1.0,
     ) -> None:
@@ -138,10 +136,10 @@ class Drain:
         return items
 
     async def _insert(self, items: list[Item]) -> None:
-        rows = [item.row for item in items if isinstance(item.row, Completion)]
+        rows = [item.row for item in items if isinstance(item.row, bytes)]
         given = [item.row for item in items if isinstance(item.row, Submission)]
         async with self.database.begin() as connection:
-            new = await completions.insert_many(connection, rows) if rows else 0
+            new = await completions.insert_documents(connection, rows) if rows else 0
             for submission in given:
                 await submissions.store(connection, submission)
         self.recorded += new

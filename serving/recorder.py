@@ -22,6 +22,7 @@ from serving.errors import Headers
 from serving.routing import Route
 from serving.spool import COMPLETION, Spool, SpoolFull
 from serving.streaming import count_output_tokens
+from serving.transcript import SEPARATOR
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Recording:
             "status": status,
             "error": error,
             "metadata": asked.metadata,
-            "stream": asked.stream,
+            "request": orjson.Fragment(asked.body_as_asked()),
             "created_at": self.created_at,
         }
 
@@ -119,10 +120,9 @@ class Recorder:
         tokens = count_output_tokens(recording.raw)
         seconds = recording.measure(tokens)
         recording.series.finished(status, tokens, **seconds)
-        request = recording.asked.body_as_asked()
-        head = {**recording.head(status, error), **seconds, "request_bytes": len(request)}
+        head = {**recording.head(status, error), **seconds}
         try:
-            self.spool.append(COMPLETION, orjson.dumps(head), b"\n", request, recording.raw)
+            self.spool.append(COMPLETION, orjson.dumps(head), SEPARATOR, recording.raw)
         except SpoolFull as full:
             self._lose(recording.asked.completion_id, full)
         else:

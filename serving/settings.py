@@ -107,7 +107,7 @@ class ServingSettings(HoneSettings):
     spool_bytes_max: int = Field(4 * 1024**3, gt=0)
     """Most bytes of completions and feedback that wait on disk for the database."""
 
-    record_batch_rows_max: int = Field(256, gt=0)
+    record_batch_rows_max: int = Field(1024, gt=0)
     """Most completions in one insert."""
 
     record_interval_seconds: float = Field(0.2, gt=0)

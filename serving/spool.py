@@ -23,6 +23,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from feedback.ids import new_hex
 
@@ -32,7 +33,7 @@ FRAME = struct.Struct("<IIB")
 CURSOR = struct.Struct("<QQI")
 """Segment number, offset in it, CRC-32 of both."""
 
-SEGMENT_BYTES = 8 * 1024 * 1024
+SEGMENT_BYTES = 4 * 1024 * 1024
 COMPLETION, FEEDBACK = 1, 2
 
 
@@ -40,8 +41,7 @@ class SpoolFull(Exception):
     """The spool holds as many bytes as it may, or the disk is full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as it was appended."""
 
     kind: int
@@ -104,7 +104,7 @@ class Spool:
         self._at = start
         self.own.bytes_left += size
 
-    def next_batch(self, *, records_max: int = 256, bytes_max: int = 512 * 1024) -> Batch | None:
+    def next_batch(self, *, records_max: int = 1024, bytes_max: int = 1024 * 1024) -> Batch | None:
         """The oldest records, dead gateways' first; at least one if there is any, however large it is."""
         for queue in list(self.adopted):
             batch = queue.read(records_max, bytes_max)
@@ -159,7 +159,7 @@ class Spool:
         try:
             # Reserved, not sparse: writing to a mapped page that finds no room on the disk kills the process.
             os.posix_fallocate(file, 0, size)
-            segment = mmap.mmap(file, size)
+            segment = mmap.mmap(file, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError:
             path.unlink()
             raise

@@ -5,32 +5,20 @@ row: with the text that came, and the status that the gateway saw. Of several ch
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import orjson
 
-from feedback.completions import Completion
-
 SEPARATOR = b"\n"
 
 
-def read_row(payload: bytes) -> Completion:
-    """The row of one spooled completion (see `serving.recorder`)."""
-    head_bytes, _, rest = payload.partition(SEPARATOR)
-    head = orjson.loads(head_bytes)
-    length = head.pop("request_bytes")
-    request, raw = rest[:length], rest[length:]
-    answer = _of_stream(raw) if head.pop("stream") else _of_whole(raw)
-    metadata = head.pop("metadata")
-    created_at = datetime.fromisoformat(head.pop("created_at"))
-    return Completion(
-        **head,
-        **answer,
-        request=request.decode(),
-        metadata=None if metadata is None else orjson.dumps(metadata).decode(),
-        created_at=created_at,
-    )
+def read_row(payload: bytes) -> bytes:
+    """The row of one spooled completion as a JSON object: the gateway's head (`serving.recorder`), then the answer."""
+    head, _, raw = payload.partition(SEPARATOR)
+    if head[-1:] != b"}":
+        raise ValueError("it has no head")
+    answer = _of_whole(raw) if raw[:1] == b"{" else _of_stream(raw)
+    return b"%b,%b" % (head[:-1], orjson.dumps(answer)[1:])
 
 
 def _of_whole(raw: bytes) -> dict[str, Any]:
@@ -126,7 +114,7 @@ def _answer(
     usage = answer.get("usage") or {}
     return {
         "output_text": "".join(texts),
-        "message": orjson.dumps(message).decode() if message else None,
+        "message": message or None,
         "finish_reason": choice.get("finish_reason"),
         "prompt_token_ids": answer.get("prompt_token_ids") or choice.get("prompt_token_ids"),
         "output_token_ids": choice.get("token_ids") or None,

@@ -26,10 +26,8 @@ from tests.serving.test_transcript import HEAD
 
 def a_record(completion_id: str, said: str = "Yes.", **head: object) -> bytes:
     """A spooled completion, as the recorder writes it."""
-    request = b'{"model":"support","messages":[]}'
     answer = orjson.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]})
-    fields = {**HEAD, "completion_id": completion_id, "stream": False, "request_bytes": len(request), **head}
-    return orjson.dumps(fields) + b"\n" + request + answer
+    return orjson.dumps({**HEAD, "completion_id": completion_id, **head}) + b"\n" + answer
 
 
 async def recorded(database: Database) -> list[str]:

@@ -1,12 +1,12 @@
 """What the engine sent becomes the row that people and training read."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedback.completions import Completion
 from serving.transcript import read_row
 
 HEAD: dict[str, Any] = {
@@ -28,6 +28,7 @@ HEAD: dict[str, Any] = {
     "status": "ok",
     "error": None,
     "metadata": None,
+    "request": {"model": "support", "messages": []},
     "created_at": "2026-11-21T03:00:00+00:00",
     "time_to_first_token_seconds": None,
     "time_per_output_token_seconds": None,
@@ -35,10 +36,8 @@ HEAD: dict[str, Any] = {
 }
 
 
-def row(raw: bytes, *, stream: bool = True) -> Completion:
-    request = b'{"model":"support"}'
-    head = {**HEAD, "stream": stream, "request_bytes": len(request)}
-    return read_row(orjson.dumps(head) + b"\n" + request + raw)
+def row(raw: bytes) -> SimpleNamespace:
+    return SimpleNamespace(**orjson.loads(read_row(orjson.dumps(HEAD) + b"\n" + raw)))
 
 
 def events(*deltas: dict[str, Any], finish: str = "stop") -> bytes:
@@ -47,16 +46,11 @@ def events(*deltas: dict[str, Any], finish: str = "stop") -> bytes:
     return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
 
 
-def message(found: Completion) -> Any:
-    assert found.message is not None
-    return orjson.loads(found.message)
-
-
 @given(words=st.lists(st.text(min_size=1), min_size=1, max_size=10))
 def test_a_stream_adds_up_to_its_text(words: list[str]) -> None:
     found = row(events({"role": "assistant", "content": ""}, *({"content": word} for word in words)))
     assert found.output_text == "".join(words)
-    assert message(found) == {"role": "assistant", "content": "".join(words)}
+    assert found.message == {"role": "assistant", "content": "".join(words)}
     assert found.output_token_ids == list(range(len(words) + 1))
     assert found.finish_reason == "stop"
 
@@ -72,7 +66,7 @@ def test_tool_calls_come_together_from_their_pieces() -> None:
             finish="tool_calls",
         )
     )
-    first, second = message(found)["tool_calls"]
+    first, second = found.message["tool_calls"]
     assert first == {
         "id": "call-1",
         "type": "function",
@@ -86,7 +80,7 @@ def test_reasoning_is_kept_beside_the_answer() -> None:
     found = row(
         events({"role": "assistant"}, {"reasoning": "Let me "}, {"reasoning": "see."}, {"content": "Yes."})
     )
-    assert message(found) == {"role": "assistant", "reasoning": "Let me see.", "content": "Yes."}
+    assert found.message == {"role": "assistant", "reasoning": "Let me see.", "content": "Yes."}
 
 
 def test_of_several_choices_the_first_is_recorded() -> None:
@@ -100,9 +94,9 @@ def test_a_stream_cut_short_gives_what_came(cut: int) -> None:
     assert "abc".startswith(row(raw[:cut]).output_text)
 
 
-@given(raw=st.binary(max_size=200), stream=st.booleans())
-def test_whatever_the_engine_sent_makes_a_row(raw: bytes, stream: bool) -> None:
-    assert row(raw, stream=stream).completion_id == "chatcmpl-1"
+@given(raw=st.binary(max_size=200))
+def test_whatever_the_engine_sent_makes_a_row(raw: bytes) -> None:
+    assert row(raw).completion_id == "chatcmpl-1"
 
 
 def test_comments_between_events_are_skipped() -> None:
