@@ -180,11 +180,11 @@ class Completions:
                     await reply.write(last)
             if not rewriter.done:
                 failure, last = f"{recording.route.engine} ended the stream before its end", b""
-            elif was_abandoned(recording.raw):
+            elif was_abandoned(recording.end()):
                 failure = "The engine gave this answer up"
         except EngineError as error:
             failure, last = f"{error}", b""
-        if failure is None and not says_error(recording.raw):
+        if failure is None and not says_error(recording.end()):
             self.recorder.keep(recording, "ok")
         else:
             self.recorder.keep(recording, "error", failure or "The engine failed during the answer.")

@@ -27,6 +27,7 @@ from serving.transcript import SEPARATOR
 logger = logging.getLogger(__name__)
 
 WARN_SECONDS = 60.0
+END_BYTES = 4096
 
 
 class Latency(TypedDict):
@@ -63,6 +64,10 @@ class Recording:
         if self.first is None:
             self.first = time.perf_counter()
         self.raw += piece
+
+    def end(self) -> bytes:
+        """The last events of a stream: what an engine says of how it went, it says there."""
+        return bytes(self.raw[-END_BYTES:])
 
     def head(self, status: str, error: str | None) -> dict[str, Any]:
         """What the gateway knows of the completion, under the record's names."""
