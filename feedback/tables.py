@@ -40,7 +40,7 @@ metadata = MetaData(
 
 ROLES = ("app", "operator", "admin")
 ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "retired", "rejected")
-RUN_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 RUN_PHASES = ("training", "publishing", "evaluating", "done")
 METHODS = ("sft", "dpo", "kto")
 FEEDBACK_KINDS = ("rating", "comment", "demonstration", "preference")
@@ -49,12 +49,14 @@ ENGINE_ADAPTER_STATES = ("loaded", "ready", "failed")
 EXPERIMENT_STATUSES = ("running", "ended")
 
 
-def _moment(name: str, *, required: bool = True) -> "Column[object]":
+def moment(name: str, *, required: bool = True) -> "Column[object]":
+    """A `timestamptz` column: now unless said otherwise, or NULL until it happens."""
     default = func.now() if required else None
     return Column(name, DateTime(timezone=True), nullable=not required, server_default=default)
 
 
-def _one_of(column: str, allowed: tuple[str, ...]) -> CheckConstraint:
+def one_of(column: str, allowed: tuple[str, ...]) -> CheckConstraint:
+    """A constraint that refuses other words."""
     values = ", ".join(f"'{value}'" for value in allowed)
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
@@ -64,7 +66,7 @@ secrets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
-    _moment("created_at"),
+    moment("created_at"),
     comment="Keys that this service made for itself: signing feedback tokens, pseudonyms.",
 )
 
@@ -72,7 +74,7 @@ projects = Table(
     "projects",
     metadata,
     Column("project", Text, primary_key=True),
-    _moment("created_at"),
+    moment("created_at"),
     comment="Tenants. Nothing of one is visible to another.",
 )
 
@@ -86,10 +88,10 @@ keys = Table(
     Column("prefix", Text, nullable=False, comment="First characters, to recognise a key by."),
     Column("key_hash", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the whole key."),
     Column("requests_per_minute", Integer, comment="NULL: unlimited."),
-    _moment("created_at"),
-    _moment("expires_at", required=False),
-    _moment("revoked_at", required=False),
-    _one_of("role", ROLES),
+    moment("created_at"),
+    moment("expires_at", required=False),
+    moment("revoked_at", required=False),
+    one_of("role", ROLES),
     comment="API keys, hashed. A key belongs to one project and has one role.",
 )
 
@@ -102,8 +104,8 @@ models = Table(
         "base_model", Text, nullable=False, comment="Path or hub name of the weights under every adapter."
     ),
     Column("policy", JSONB, nullable=False, comment="feedback.policy.ModelPolicy"),
-    _moment("created_at"),
-    _moment("updated_at"),
+    moment("created_at"),
+    moment("updated_at"),
     comment="Stable names, each with its base model and its policy.",
 )
 
@@ -125,12 +127,12 @@ adapters = Table(
     Column("gate", JSONB, comment="The gate's report: decision, reasons, checks."),
     Column("evidence_hash", Text, comment="SHA-256 of the gate's report, named by every later decision."),
     Column("fingerprint", JSONB, comment="What the probe saw when the adapter was first loaded."),
-    _moment("aborted_at", required=False),
-    _moment("created_at"),
-    _moment("updated_at"),
+    moment("aborted_at", required=False),
+    moment("created_at"),
+    moment("updated_at"),
     UniqueConstraint("project", "model", "version"),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    _one_of("state", ADAPTER_STATES),
+    one_of("state", ADAPTER_STATES),
     Index(
         "uq_adapters_champion", "project", "model", unique=True, postgresql_where=text("state = 'champion'")
     ),
@@ -158,11 +160,11 @@ experiments = Table(
     Column("verdict", JSONB, comment="The newest monitoring.verdict.Verdict."),
     Column("outcome", Text, comment="promoted, aborted or superseded; NULL while running."),
     Column("reason", Text),
-    _moment("started_at"),
-    _moment("step_started_at"),
-    _moment("ended_at", required=False),
+    moment("started_at"),
+    moment("step_started_at"),
+    moment("ended_at", required=False),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    _one_of("status", EXPERIMENT_STATUSES),
+    one_of("status", EXPERIMENT_STATUSES),
     Index(
         "uq_experiments_running", "project", "model", unique=True, postgresql_where=text("status = 'running'")
     ),
@@ -194,7 +196,7 @@ engines = Table(
         server_default="{}",
         comment="max_loras, max_lora_rank, max_model_len",
     ),
-    _moment("checked_at"),
+    moment("checked_at"),
     comment="Engine replicas as the gateways last saw them.",
 )
 
@@ -205,8 +207,8 @@ engine_adapters = Table(
     Column("adapter_id", Text, ForeignKey("adapters.adapter_id"), primary_key=True),
     Column("state", Text, nullable=False),
     Column("detail", Text),
-    _moment("checked_at"),
-    _one_of("state", ENGINE_ADAPTER_STATES),
+    moment("checked_at"),
+    one_of("state", ENGINE_ADAPTER_STATES),
     comment="Which replica holds which version, and whether it passed the probe.",
 )
 
@@ -220,9 +222,9 @@ datasets = Table(
     Column("content_hash", Text, nullable=False, comment="Equal content, equal hash."),
     Column("selection", JSONB, nullable=False, comment="The query and thresholds that chose the rows."),
     Column("counts", JSONB, nullable=False, comment="Rows per split, balance, and exclusions with reasons."),
-    _moment("created_at"),
+    moment("created_at"),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    _one_of("method", METHODS),
+    one_of("method", METHODS),
     comment="Frozen training and held-out rows of one run.",
 )
 
@@ -237,7 +239,7 @@ dataset_rows = Table(
     Column("rater", Text),
     Column("completion_ids", ARRAY(Text), nullable=False),
     Column("feedback_ids", ARRAY(Text), nullable=False),
-    _one_of("split", ("train", "held_out")),
+    one_of("split", ("train", "held_out")),
     Index("ix_dataset_rows_completion_ids", "completion_ids", postgresql_using="gin"),
     comment="The rows of a dataset, each with the completions and feedback it came from.",
 )
@@ -262,13 +264,14 @@ runs = Table(
     Column("error", Text, comment="What went wrong and what to do."),
     Column("requested_by", Text, nullable=False),
     Column("cancel_requested", Boolean, nullable=False, server_default="false"),
-    _moment("created_at"),
-    _moment("started_at", required=False),
-    _moment("finished_at", required=False),
+    Column("pause_requested", Boolean, nullable=False, server_default="false"),
+    moment("created_at"),
+    moment("started_at", required=False),
+    moment("finished_at", required=False),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    _one_of("method", METHODS),
-    _one_of("status", RUN_STATUSES),
-    _one_of("phase", RUN_PHASES),
+    one_of("method", METHODS),
+    one_of("status", RUN_STATUSES),
+    one_of("phase", RUN_PHASES),
     comment="Training runs: a frozen recipe on a frozen dataset.",
 )
 
@@ -280,8 +283,8 @@ run_events = Table(
     Column("level", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("data", JSONB, nullable=False, server_default="{}"),
-    _moment("at"),
-    _one_of("level", ("info", "warn", "error")),
+    moment("at"),
+    one_of("level", ("info", "warn", "error")),
     comment="What a run did, in order.",
 )
 
@@ -319,9 +322,9 @@ completions = Table(
     Column("time_to_first_token_seconds", Double),
     Column("time_per_output_token_seconds", Double),
     Column("duration_seconds", Double, nullable=False),
-    _moment("created_at"),
-    _moment("recorded_at"),
-    _one_of("status", COMPLETION_STATUSES),
+    moment("created_at"),
+    moment("recorded_at"),
+    one_of("status", COMPLETION_STATUSES),
     Index("ix_completions_project_model_created_at", "project", "model", "created_at"),
     Index(
         "ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")
@@ -350,11 +353,11 @@ feedback = Table(
     Column("idempotency_id", Text),
     Column("effective", Boolean, nullable=False, comment="False once changed or retracted."),
     Column("key_id", Text, comment="NULL when a feedback token was used."),
-    _moment("created_at"),
-    _moment("received_at"),
-    _moment("replaced_at", required=False),
-    _moment("retracted_at", required=False),
-    _one_of("kind", FEEDBACK_KINDS),
+    moment("created_at"),
+    moment("received_at"),
+    moment("replaced_at", required=False),
+    moment("retracted_at", required=False),
+    one_of("kind", FEEDBACK_KINDS),
     Index(
         "uq_feedback_effective",
         "completion_id",
@@ -386,6 +389,9 @@ audit = Table(
     Column("detail", JSONB, nullable=False),
     Column("previous_hash", Text, nullable=False),
     Column("hash", Text, nullable=False, unique=True),
-    _moment("at"),
+    moment("at"),
     comment="Who did what, on which evidence; each row carries the hash of the one before it.",
 )
+
+# Registers its tables in `metadata`; it needs what stands above.
+from feedback import tuning_tables as tuning_tables  # noqa: E402

@@ -466,6 +466,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True, comment="What went wrong and what to do."),
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("pause_requested", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -474,7 +475,8 @@ def upgrade() -> None:
             "phase IN ('training', 'publishing', 'evaluating', 'done')", name=op.f("ck_runs_phase")
         ),
         sa.CheckConstraint(
-            "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_runs_status")
+            "status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
+            name=op.f("ck_runs_status"),
         ),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.dataset_id"], name=op.f("fk_runs_dataset_id")),
         sa.ForeignKeyConstraint(
@@ -497,10 +499,174 @@ def upgrade() -> None:
         comment="What a run did, in order.",
     )
     op.create_index(op.f("ix_run_events_run_id"), "run_events", ["run_id"], unique=False)
+    op.create_table(
+        "files",
+        sa.Column("file_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column(
+            "filename", sa.Text(), nullable=False, comment="As the client called it; never a path here."
+        ),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False, comment="Path or fsspec URL of the content."),
+        sa.Column("uploaded_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["project"], ["projects.project"], name=op.f("fk_files_project")),
+        sa.PrimaryKeyConstraint("file_id", name=op.f("pk_files")),
+        comment="Uploaded training and validation files; the content lies outside the database.",
+    )
+    op.create_index("ix_files_project_created_at", "files", ["project", "created_at"], unique=False)
+    op.create_table(
+        "search_trials",
+        sa.Column("search_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("recipe", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("recipe_hash", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column(
+            "loss",
+            sa.Double(),
+            nullable=True,
+            comment="Mean loss on rows the trial did not train on; NULL where it failed.",
+        ),
+        sa.Column(
+            "detail",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Loss by fold, and what went wrong.",
+        ),
+        sa.Column("duration_seconds", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint(
+            "status IN ('complete', 'pruned', 'failed')", name=op.f("ck_search_trials_status")
+        ),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["datasets.dataset_id"], name=op.f("fk_search_trials_dataset_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_search_trials_project_model"),
+        ),
+        sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_search_trials")),
+        comment="What a search for a recipe tried, failures included.",
+    )
+    op.create_table(
+        "fine_tuning_jobs",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False, comment="The alias whose next version the job trains."),
+        sa.Column("asked_model", sa.Text(), nullable=False, comment="What the client named."),
+        sa.Column(
+            "start_from",
+            sa.Text(),
+            nullable=True,
+            comment="The adapter to continue from; NULL: the base model.",
+        ),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column(
+            "hyperparameters",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="As asked for; 'auto' where left open.",
+        ),
+        sa.Column("training_file", sa.Text(), nullable=False),
+        sa.Column("validation_file", sa.Text(), nullable=True),
+        sa.Column("suffix", sa.Text(), nullable=True),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "status", sa.Text(), nullable=False, comment="Before there is a run, and once it has ended."
+        ),
+        sa.Column(
+            "error",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="code, message and param, as OpenAI's clients read them.",
+        ),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column(
+            "fine_tuned_model",
+            sa.Text(),
+            nullable=True,
+            comment="The ft: name; it answers once an engine holds the version.",
+        ),
+        sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("cancel_requested", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("withdrawn_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_fine_tuning_jobs_method")),
+        sa.CheckConstraint(
+            "status IN ('validating_files', 'queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
+            name=op.f("ck_fine_tuning_jobs_status"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_fine_tuning_jobs_project_model"),
+        ),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_fine_tuning_jobs_run_id")),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_fine_tuning_jobs")),
+        comment="Fine-tuning jobs asked for over OpenAI's API; each drives one run.",
+    )
+    op.create_index(
+        "ix_fine_tuning_jobs_project_created_at", "fine_tuning_jobs", ["project", "created_at"], unique=False
+    )
+    op.create_index("ix_fine_tuning_jobs_run_id", "fine_tuning_jobs", ["run_id"], unique=False)
+    op.create_table(
+        "run_requests",
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column(
+            "kind", sa.Text(), nullable=False, comment="plan: only say what a run would do; now: queue it."
+        ),
+        sa.Column("method", sa.Text(), nullable=True, comment="NULL: what the model's policy says."),
+        sa.Column(
+            "recipe",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Overrides of the recipe.",
+        ),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column(
+            "plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="What the worker planned."
+        ),
+        sa.Column("refusal", sa.Text(), nullable=True, comment="Why there is no run, in words."),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('plan', 'now')", name=op.f("ck_run_requests_kind")),
+        sa.CheckConstraint("status IN ('waiting', 'done', 'refused')", name=op.f("ck_run_requests_status")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_run_requests_project_model"),
+        ),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_run_requests_run_id")),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_run_requests")),
+        comment="Plans and runs asked for over HTTP; the worker answers.",
+    )
+    op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("ix_run_requests_status", table_name="run_requests")
+    op.drop_table("run_requests")
+    op.drop_index("ix_fine_tuning_jobs_run_id", table_name="fine_tuning_jobs")
+    op.drop_index("ix_fine_tuning_jobs_project_created_at", table_name="fine_tuning_jobs")
+    op.drop_table("fine_tuning_jobs")
+    op.drop_table("search_trials")
+    op.drop_index("ix_files_project_created_at", table_name="files")
+    op.drop_table("files")
     op.drop_index(op.f("ix_run_events_run_id"), table_name="run_events")
     op.drop_table("run_events")
     op.drop_table("runs")
