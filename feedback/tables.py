@@ -395,3 +395,4 @@ audit = Table(
 
 # Registers its tables in `metadata`; it needs what stands above.
 from feedback import tuning_tables as tuning_tables  # noqa: E402
+from feedback import watch_tables as watch_tables  # noqa: E402

@@ -655,10 +655,12 @@ def upgrade() -> None:
         comment="Plans and runs asked for over HTTP; the worker answers.",
     )
     op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
+    _create_watching()
 
 
 def downgrade() -> None:
     """Take back."""
+    _drop_watching()
     op.drop_index("ix_run_requests_status", table_name="run_requests")
     op.drop_table("run_requests")
     op.drop_index("ix_fine_tuning_jobs_run_id", table_name="fine_tuning_jobs")
@@ -708,3 +710,196 @@ def downgrade() -> None:
     )
     op.drop_table("completions")
     op.drop_table("audit")
+
+
+def _create_watching() -> None:
+    """Rollouts, the champion, drift, alerts."""
+    op.create_table(
+        "rollouts",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("paused_by", sa.Text(), nullable=True),
+        sa.Column("pause_reason", sa.Text(), nullable=True),
+        sa.Column(
+            "accepted",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="[]",
+            nullable=False,
+            comment="Causes of a pause that a person resumed over; they do not pause this split again.",
+        ),
+        sa.Column("waiting_for", sa.Text(), nullable=True, comment="What the next step waits for, in words."),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.experiment_id"], name=op.f("fk_rollouts_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", name=op.f("pk_rollouts")),
+        comment="Where the rollout of each split stands. No row: it was never paused or looked at.",
+    )
+    op.create_table(
+        "champion_watches",
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "report",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The newest monitoring.champion.Watched.",
+        ),
+        sa.Column("rolled_back_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("checked_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_champion_watches_adapter_id")
+        ),
+        sa.PrimaryKeyConstraint("adapter_id", name=op.f("pk_champion_watches")),
+        comment="How each champion does since its promotion, against the time before.",
+    )
+    op.create_table(
+        "removed_files",
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column("removed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_removed_files_adapter_id")
+        ),
+        sa.PrimaryKeyConstraint("adapter_id", name=op.f("pk_removed_files")),
+        comment="Versions whose files the retention policy removed: they cannot answer again.",
+    )
+    op.create_table(
+        "drift_reports",
+        sa.Column("report_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column(
+            "adapter_id",
+            sa.Text(),
+            nullable=True,
+            comment="The version whose answers were compared; NULL for prompts and feedback.",
+        ),
+        sa.Column("reference_from", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("window_from", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("window_to", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False, comment="Completions in the window."),
+        sa.Column(
+            "drifted", sa.Boolean(), nullable=False, comment="This window alone differs from the reference."
+        ),
+        sa.Column(
+            "alarm",
+            sa.Boolean(),
+            nullable=False,
+            comment="So did enough windows before it, one after the other.",
+        ),
+        sa.Column(
+            "tests",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Each test with its p-value and one sentence.",
+        ),
+        sa.Column("sentence", sa.Text(), nullable=False),
+        sa.Column(
+            "page",
+            sa.Text(),
+            nullable=True,
+            comment="Evidently's HTML report, relative to the state directory.",
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("kind IN ('input', 'output', 'feedback')", name=op.f("ck_drift_reports_kind")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_drift_reports_project_model"),
+        ),
+        sa.PrimaryKeyConstraint("report_id", name=op.f("pk_drift_reports")),
+        comment="Windows of traffic compared with a reference window.",
+    )
+    op.create_index(
+        "ix_drift_reports_model", "drift_reports", ["project", "model", "kind", "window_to"], unique=False
+    )
+    op.create_table(
+        "alerts",
+        sa.Column("alert_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("severity", sa.Text(), nullable=False),
+        sa.Column("sentence", sa.Text(), nullable=False, comment="What is wrong, with numbers."),
+        sa.Column(
+            "seen",
+            sa.Integer(),
+            server_default="1",
+            nullable=False,
+            comment="How often it was found while firing.",
+        ),
+        sa.Column("fired_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("resolved_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('firing', 'resolved')", name=op.f("ck_alerts_state")),
+        sa.ForeignKeyConstraint(
+            ["project", "model"], ["models.project", "models.model"], name=op.f("fk_alerts_project_model")
+        ),
+        sa.PrimaryKeyConstraint("alert_id", name=op.f("pk_alerts")),
+        comment="What needs a person, once for as long as it lasts.",
+    )
+    op.create_index(
+        "uq_alerts_firing",
+        "alerts",
+        ["project", "model", "rule"],
+        unique=True,
+        postgresql_where=sa.text("state = 'firing'"),
+    )
+    op.create_table(
+        "silences",
+        sa.Column("silence_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False, comment="A rule's name, or * for all."),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("silence_id", name=op.f("pk_silences")),
+        comment="Alerts that nobody is told of for a while; they fire and resolve all the same.",
+    )
+    op.create_table(
+        "alert_deliveries",
+        sa.Column("delivery_id", sa.Text(), nullable=False),
+        sa.Column("alert_id", sa.Text(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False, comment="webhook, slack or email"),
+        sa.Column("event", sa.Text(), nullable=False, comment="alert.firing or alert.resolved"),
+        sa.Column("message", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error", sa.Text(), nullable=True, comment="Why the last attempt failed."),
+        sa.Column(
+            "next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("given_up_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["alert_id"], ["alerts.alert_id"], name=op.f("fk_alert_deliveries_alert_id")),
+        sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_alert_deliveries")),
+        comment="Messages on their way, written with the alert and kept until they arrive.",
+    )
+    op.create_index(
+        "ix_alert_deliveries_waiting",
+        "alert_deliveries",
+        ["next_attempt_at"],
+        unique=False,
+        postgresql_where=sa.text("delivered_at IS NULL AND given_up_at IS NULL"),
+    )
+
+
+def _drop_watching() -> None:
+    op.drop_index(
+        "ix_alert_deliveries_waiting",
+        table_name="alert_deliveries",
+        postgresql_where=sa.text("delivered_at IS NULL AND given_up_at IS NULL"),
+    )
+    op.drop_table("alert_deliveries")
+    op.drop_table("silences")
+    op.drop_index("uq_alerts_firing", table_name="alerts", postgresql_where=sa.text("state = 'firing'"))
+    op.drop_table("alerts")
+    op.drop_index("ix_drift_reports_model", table_name="drift_reports")
+    op.drop_table("drift_reports")
+    op.drop_table("removed_files")
+    op.drop_table("champion_watches")
+    op.drop_table("rollouts")
