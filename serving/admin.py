@@ -4,13 +4,12 @@ Role `operator` reads everything of its project and decides about adapters; `adm
 models. Role `app` is refused. Every decision is one transaction with its audit row, by `key:<name>`.
 """
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import (
     adapters,
@@ -26,29 +25,9 @@ from feedback import (
     submissions,
 )
 from feedback.adapters import Adapter
-from feedback.database import Database
 from feedback.keys import Key
 from feedback.policy import read_policy
-from serving.auth import Caller
-from serving.problems import Forbidden
-
-
-@dataclass(frozen=True, slots=True)
-class AdminDeps:
-    """What the routes need from the gateway."""
-
-    database: Database
-    identify: Callable[[Request], Caller]
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """Who decides, and the transaction in which it happens."""
-
-    connection: AsyncConnection
-    project: str
-    role: str
-    actor: str
+from serving.operators import AdminDeps, Operator, administrator_of, operator_of
 
 
 class Reason(BaseModel):
@@ -85,26 +64,8 @@ class NewKey(BaseModel):
 
 def admin_router(deps: Callable[[Request], AdminDeps]) -> APIRouter:
     """All routes under `/admin/v1`."""
-
-    async def operator(request: Request) -> AsyncIterator[Operator]:
-        found = deps(request)
-        caller = found.identify(request)
-        if caller.role not in ("operator", "admin"):
-            raise Forbidden(
-                f"This key has role '{caller.role}'; '{request.url.path}' needs operator or admin."
-            )
-        async with found.database.begin() as connection:
-            yield Operator(connection, caller.project, caller.role, f"key:{caller.key_id}")
-
-    async def administrator(by: Annotated[Operator, Depends(operator)]) -> Operator:
-        if by.role != "admin":
-            raise Forbidden(f"This key has role '{by.role}'; keys and models are made with an admin key.")
-        return by
-
     router = APIRouter(prefix="/admin/v1", tags=["admin"])
-    # The commit must come before the answer: a client that saw a promotion must find it in force.
-    may_decide = Depends(operator, scope="function")
-    may_administer = Depends(administrator, scope="function")
+    may_decide, may_administer = operator_of(deps), administrator_of(deps)
     _add_models(router, may_decide, may_administer)
     _add_adapters(router, may_decide)
     _add_runs(router, may_decide)

@@ -18,7 +18,7 @@ from feedback.api import FeedbackDeps, feedback_router
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 from monitoring.metrics import CONTENT_TYPE, render
-from serving.admin import AdminDeps, admin_router
+from serving.admin import admin_router
 from serving.asked import CHAT, TEXT
 from serving.drain import spool_submission
 from serving.errors import ApiError
@@ -26,6 +26,7 @@ from serving.exchange import AsgiRoute
 from serving.fast_lane import SWITCH, Relayed
 from serving.gateway import Gateway
 from serving.model_list import list_models, show_model
+from serving.operators import AdminDeps
 from serving.problems import describe, problem
 from serving.settings import ServingSettings
 
