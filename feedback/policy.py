@@ -5,18 +5,14 @@ promotion, nothing is trained on without consent, and a rollout starts with a sm
 """
 
 import hashlib
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from feedback.errors import HoneError
-
-
-class Section(BaseModel):
-    """Base of the policy and its sections: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
+from feedback.sections import Section as Section
 
 
 class TrainingPolicy(Section):
@@ -67,34 +63,6 @@ class GatePolicy(Section):
     """Largest share of answers that repeat themselves."""
     unfinished_rate_max: float = Field(0.1, ge=0, le=1)
     """Largest share of answers cut off at the token limit."""
-
-
-class RolloutPolicy(Section):
-    """How traffic moves to an approved candidate, and what stops it."""
-
-    steps: tuple[float, ...] = (0.01, 0.05, 0.1, 0.25, 0.5)
-    """Candidate's share of units at each step, rising."""
-    step_seconds_min: float = Field(600.0, ge=0)
-    """Shortest time at a step."""
-    step_units_min: int = Field(20, ge=0)
-    """Units that must have met the candidate at a step before the next."""
-    units_min: int = Field(50, ge=2)
-    """Units per arm before ratings are compared."""
-    rated_units_min: int = Field(20, ge=1)
-    """Units with at least one vote per arm before ratings are compared."""
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    """Error rate of the verdict, however often one looks."""
-    guardrail_alpha: float = Field(0.01, gt=0, lt=0.5)
-    """Chance that an equal candidate is ever called worse, all guardrails together."""
-    maturation_seconds: float = Field(0.0, ge=0)
-    """Completions younger than this are not scored yet."""
-
-    @model_validator(mode="after")
-    def _steps_rise(self) -> Self:
-        rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
-        if not self.steps or not rising or not 0 < self.steps[0] <= self.steps[-1] <= 0.5:
-            raise ValueError("steps must be rising shares above 0 and at most 0.5")
-        return self
 
 
 class ModelPolicy(Section):
