@@ -1,12 +1,13 @@
-"""Keep one child process running: ready before it counts, restarted when it dies, stopped cleanly, never orphaned.
+"""Keep one child process running: ready before it counts, restarted when it dies or hangs, never orphaned.
 
-Promises: a child that ends by itself is started again after a pause that doubles, and that starts over once
-the child has been well for a while; its log is kept below a size; stopping asks first and kills its whole
+Promises: a child that ends by itself, or stops answering for `hung_seconds`, is started again after a pause that
+doubles, and that starts over once the child has been well for a while; only an answer from the child itself makes it
+ready, not one from a stranger on its port; its log is kept below a size; stopping asks first and kills its whole
 session after the grace period; what an earlier supervisor left behind is ended at the next start, and nothing
 else is.
 
 Refuses: to give up (a machine that runs out of disk at night should serve again in the morning), and to judge
-a process that runs but answers badly: that is the monitoring's.
+a process that answers badly: that is the monitoring's.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from deploy.launch import Command, spawn
 from feedback.errors import HoneError
 
 _POLL_SECONDS = 0.05
+_WATCH_SECONDS = 5.0
 State = Literal["stopped", "starting", "ready", "waiting"]
 
 
@@ -59,6 +61,10 @@ class Service:
     """From the stop signal to SIGKILL."""
     before_start: Callable[[], None] | None = None
     """Called before every start, the restarts included."""
+    port: int | None = None
+    """The TCP port that the child itself has to listen on before it counts as ready."""
+    hung_seconds: float | None = None
+    """A child that was ready and has not been for this long is killed and started again; None: never."""
 
 
 class Child:
@@ -113,14 +119,27 @@ class Child:
         """Watch the started child and start it again whenever it ends; runs until cancelled."""
         while True:
             ready_at = time.monotonic()
+            answered_at = ready_at
             while not self._has_ended():
                 rotate(self.log_file, self._log_bytes)
                 self._write_pid_file()
-                await self._sleep_while_running(5.0)
+                await self._sleep_while_running(_WATCH_SECONDS)
+                answered_at = await self._kill_if_hung(answered_at)
             if time.monotonic() - ready_at >= self._backoff.stable_seconds:
                 self._failures = 0
             self._say(f"{self.service.name} {self._reap()}; starting it again. Log: {self.log_file}")
             await self._restart()
+
+    async def _kill_if_hung(self, answered_at: float) -> float:
+        """Kill a child that has been silent for too long; returns when it last answered (monotonic seconds)."""
+        limit = self.service.hung_seconds
+        if limit is None or await self.service.is_ready():
+            return time.monotonic()
+        if time.monotonic() - answered_at > limit and not self._has_ended():
+            self._say(f"{self.service.name} runs but has not answered for {limit:g} s; ending it.")
+            self.kill()
+            await self._sleep_while_running(10.0)
+        return answered_at
 
     async def stop(self, grace_seconds: float | None = None) -> None:
         """Ask the child to stop; kill it and whatever it started after the grace period (0: at once)."""
@@ -170,24 +189,32 @@ class Child:
         ready = False
         while not ready:
             await asyncio.sleep(_POLL_SECONDS)
-            # Asked first: somebody else may answer at the address that our child failed to get.
             if self._has_ended():
                 raise HoneError(f"{name} {self._reap()} while starting.\n{tail(self.log_file)}")
             if time.monotonic() > deadline:
                 waited = self.service.start_seconds
                 raise HoneError(f"{name} was not ready after {waited:g} s.\n{tail(self.log_file)}")
-            ready = await self.service.is_ready()
+            ready = await self.service.is_ready() and self._listens()
         self._write_pid_file()
         self.state = "ready"
+
+    def _listens(self) -> bool:
+        """Whether it is our child that has the port: a stranger who got it first answers just as well."""
+        if self.service.port is None or self._process is None:
+            return True
+        return any(_listens_on(pid, self.service.port) for pid in self._pids())
+
+    def _pids(self) -> list[int]:
+        """The processes of the child's session."""
+        session = self._process.pid if self._process else 0
+        return [pid for pid in psutil.pids() if pid == session or _session(pid) == session]
 
     def _write_pid_file(self) -> None:
         """Note which processes the child consists of now, so that a later supervisor can end exactly these."""
         if self._process is None:
             return
         session = self._process.pid
-        members = {
-            str(pid): identity(pid) for pid in psutil.pids() if pid == session or _session(pid) == session
-        }
+        members = {str(pid): identity(pid) for pid in self._pids()}
         if members != self._members:
             self._members = members
             self.pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -294,6 +321,14 @@ def _descendants(pid: int) -> list[int]:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _listens_on(pid: int, port: int) -> bool:
+    try:
+        connections = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.Error:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
 
 
 def _session(pid: int) -> int:

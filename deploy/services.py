@@ -102,7 +102,9 @@ def engine_service(settings: Settings, environment: Mapping[str, str], url: str)
         "engine",
         _hone("engine", environment),
         _answers(f"{url}/health"),
+        port=urlsplit(url).port,
         start_seconds=settings.deploy.engine_start_timeout_seconds,
+        hung_seconds=settings.deploy.engine_hung_seconds,
         stop_seconds=settings.serving.engine_shutdown_timeout_seconds + 10,
     )
 
@@ -113,7 +115,9 @@ def gateway_service(settings: Settings, environment: Mapping[str, str], url: str
         "gateway",
         _hone("gateway", environment),
         _answers(f"{url}/status"),
+        port=urlsplit(url).port,
         start_seconds=120,
+        hung_seconds=settings.deploy.gateway_hung_seconds,
         stop_seconds=settings.serving.gateway_drain_seconds + 10,
     )
 

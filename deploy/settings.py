@@ -27,6 +27,12 @@ class DeploySettings(HoneSettings):
     engine_start_timeout_seconds: float = Field(1800.0, gt=0)
     """How long an engine may take to be ready. Downloading and loading a large model takes many minutes."""
 
+    engine_hung_seconds: float = Field(300.0, ge=10)
+    """An engine that runs but has not answered `/health` for this long is killed and started again."""
+
+    gateway_hung_seconds: float = Field(60.0, ge=10)
+    """A gateway that runs but has not answered `/status` for this long is killed and started again."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -5,15 +5,18 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from deploy import process
 from deploy.launch import Command
 from deploy.process import Backoff, Child, Service, end_leftover, identity, rotate
 from feedback.errors import HoneError
@@ -65,7 +68,7 @@ class Stage:
         self.children: list[Child] = []
         self.watches: list[asyncio.Task[None]] = []
 
-    def child(self, program: str = BEACON, **options: float) -> Child:
+    def child(self, program: str = BEACON, **options: Any) -> Child:
         def forget() -> None:
             self.ready_file.unlink(missing_ok=True)
 
@@ -166,6 +169,40 @@ async def test_a_child_that_never_gets_ready_is_killed(stage: Stage) -> None:
     assert not running(int(child.log_file.read_text().split()[1]))
 
 
+async def test_an_answer_from_a_stranger_on_the_port_does_not_make_a_child_ready(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        child = stage.child(port=stranger.getsockname()[1], start_seconds=1.0)
+        with pytest.raises(HoneError, match=r"beacon was not ready after 1 s"):
+            await child.start()
+    assert not running(int(stage.ready_file.read_text()))
+
+
+async def test_a_child_that_listens_on_its_port_is_ready(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as passing:
+        port = passing.getsockname()[1]
+    listening = BEACON.replace(
+        "ready.write_text",
+        f"import socket; ear = socket.create_server(('127.0.0.1', {port}))\nready.write_text",
+    )
+    child = stage.child(listening, port=port)
+    await child.start()
+    assert child.state == "ready"
+
+
+async def test_a_child_that_hangs_is_ended_and_started_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_WATCH_SECONDS", 0.05)
+    child = stage.child(STUBBORN, hung_seconds=0.3)
+    await child.start()
+    stage.watch(child)
+    first = child.pid
+    stage.ready_file.unlink()  # it runs on, and answers no more
+    await until(lambda: child.restarts == 1 and child.state == "ready")
+    assert child.pid != first
+    assert stage.said[0] == "beacon runs but has not answered for 0.3 s; ending it."
+
+
 async def test_a_restart_that_fails_is_tried_again(stage: Stage, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     child = stage.child(
@@ -241,6 +278,7 @@ async def test_when_the_leader_dies_what_it_started_goes_before_the_next_start(
 
 SUPERVISOR = """
 import asyncio, pathlib, sys
+from deploy import process
 from deploy.launch import Command
 from deploy.process import Child, Service
 directory = pathlib.Path(sys.argv[1])
