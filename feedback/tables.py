@@ -43,7 +43,7 @@ ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "ret
 RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 RUN_PHASES = ("training", "publishing", "evaluating", "done")
 METHODS = ("sft", "dpo", "kto")
-FEEDBACK_KINDS = ("rating", "comment", "demonstration", "preference")
+FEEDBACK_KINDS = ("rating", "comment", "demonstration", "preference", "signal")
 COMPLETION_STATUSES = ("ok", "error", "aborted")
 ENGINE_ADAPTER_STATES = ("loaded", "ready", "failed")
 EXPERIMENT_STATUSES = ("running", "ended")
@@ -338,10 +338,11 @@ feedback = Table(
     metadata,
     Column("feedback_id", Text, primary_key=True),
     Column("project", Text, nullable=False),
-    Column("completion_id", Text, nullable=False),
-    Column("rater", Text, nullable=False, comment="Who says it: a pseudonym, or the key that called."),
+    Column("completion_id", Text, comment="What it is about; NULL: a conversation."),
+    Column("session", Text, comment="The conversation it is about; NULL: a completion."),
+    Column("rater", Text, nullable=False, comment="Who says it: a pseudonym, or anonymous."),
     Column("kind", Text, nullable=False),
-    Column("name", Text, nullable=False, comment="thumbs, or a declared metric."),
+    Column("name", Text, nullable=False, comment="thumbs, a declared metric, or a signal."),
     Column(
         "value",
         JSONB,
@@ -358,6 +359,7 @@ feedback = Table(
     moment("replaced_at", required=False),
     moment("retracted_at", required=False),
     one_of("kind", FEEDBACK_KINDS),
+    CheckConstraint("num_nonnulls(completion_id, session) = 1", name="target"),
     Index(
         "uq_feedback_effective",
         "completion_id",
@@ -368,6 +370,17 @@ feedback = Table(
         postgresql_where=text("effective"),
     ),
     Index(
+        "uq_feedback_effective_session",
+        "project",
+        "session",
+        "rater",
+        "kind",
+        "name",
+        unique=True,
+        postgresql_where=text("effective AND session IS NOT NULL"),
+    ),
+    Index("ix_feedback_completion_id", "completion_id"),
+    Index(
         "uq_feedback_idempotency",
         "project",
         "idempotency_id",
@@ -375,7 +388,7 @@ feedback = Table(
         postgresql_where=text("idempotency_id IS NOT NULL"),
     ),
     Index("ix_feedback_project_created_at", "project", "created_at"),
-    comment="What people said, history included; one effective row per completion, rater, kind and name.",
+    comment="What people said, history included; one effective row per target, rater, kind and name.",
 )
 
 audit = Table(
@@ -395,4 +408,5 @@ audit = Table(
 
 # Registers its tables in `metadata`; it needs what stands above.
 from feedback import tuning_tables as tuning_tables  # noqa: E402
+from feedback import vote_tables as vote_tables  # noqa: E402
 from feedback import watch_tables as watch_tables  # noqa: E402

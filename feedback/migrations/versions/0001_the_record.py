@@ -122,12 +122,13 @@ def upgrade() -> None:
         "feedback",
         sa.Column("feedback_id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
-        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("completion_id", sa.Text(), nullable=True, comment="What it is about; NULL: a conversation."),
         sa.Column(
-            "rater", sa.Text(), nullable=False, comment="Who says it: a pseudonym, or the key that called."
+            "session", sa.Text(), nullable=True, comment="The conversation it is about; NULL: a completion."
         ),
+        sa.Column("rater", sa.Text(), nullable=False, comment="Who says it: a pseudonym, or anonymous."),
         sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False, comment="thumbs, or a declared metric."),
+        sa.Column("name", sa.Text(), nullable=False, comment="thumbs, a declared metric, or a signal."),
         sa.Column(
             "value",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -144,10 +145,12 @@ def upgrade() -> None:
         sa.Column("replaced_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("retracted_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('rating', 'comment', 'demonstration', 'preference')", name=op.f("ck_feedback_kind")
+            "kind IN ('rating', 'comment', 'demonstration', 'preference', 'signal')",
+            name=op.f("ck_feedback_kind"),
         ),
+        sa.CheckConstraint("num_nonnulls(completion_id, session) = 1", name=op.f("ck_feedback_target")),
         sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_feedback")),
-        comment="What people said, history included; one effective row per completion, rater, kind and name.",
+        comment="What people said, history included; one effective row per target, rater, kind and name.",
     )
     op.create_index("ix_feedback_project_created_at", "feedback", ["project", "created_at"], unique=False)
     op.create_index(
@@ -156,6 +159,38 @@ def upgrade() -> None:
         ["completion_id", "rater", "kind", "name"],
         unique=True,
         postgresql_where=sa.text("effective"),
+    )
+    op.create_index(
+        "uq_feedback_effective_session",
+        "feedback",
+        ["project", "session", "rater", "kind", "name"],
+        unique=True,
+        postgresql_where=sa.text("effective AND session IS NOT NULL"),
+    )
+    op.create_index("ix_feedback_completion_id", "feedback", ["completion_id"], unique=False)
+    op.create_table(
+        "token_raters",
+        sa.Column(
+            "completion_id", sa.Text(), nullable=False, comment="The answer that the token came with."
+        ),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column(
+            "rater", sa.Text(), nullable=False, comment="Who used the token first; nobody else may use it."
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("completion_id", name=op.f("pk_token_raters")),
+        comment="Whose a feedback token is that was signed without a rater.",
+    )
+    op.create_table(
+        "retractions",
+        sa.Column("feedback_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column(
+            "rater", sa.Text(), nullable=True, comment="Who took it back with a token; NULL: an API key did."
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_retractions")),
+        comment="What was taken back while the database was away, and had not arrived then.",
     )
     op.create_index(
         "uq_feedback_idempotency",
@@ -694,6 +729,14 @@ def downgrade() -> None:
         "uq_feedback_idempotency",
         table_name="feedback",
         postgresql_where=sa.text("idempotency_id IS NOT NULL"),
+    )
+    op.drop_table("retractions")
+    op.drop_table("token_raters")
+    op.drop_index("ix_feedback_completion_id", table_name="feedback")
+    op.drop_index(
+        "uq_feedback_effective_session",
+        table_name="feedback",
+        postgresql_where=sa.text("effective AND session IS NOT NULL"),
     )
     op.drop_index("uq_feedback_effective", table_name="feedback", postgresql_where=sa.text("effective"))
     op.drop_index("ix_feedback_project_created_at", table_name="feedback")
