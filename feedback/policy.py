@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, ValidationError
 
+from feedback.defence_policy import DefencePolicy as DefencePolicy
 from feedback.errors import HoneError
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
@@ -38,8 +39,15 @@ class TrainingPolicy(Section):
     """Distinct raters a dataset needs."""
     rows_per_rater_max: int = Field(20, ge=1)
     """No rater contributes more rows to one dataset."""
+    rows_per_rater_topic_max: int = Field(5, ge=1)
+    """No rater contributes more rows on one topic to one dataset."""
+    rater_share_max: float = Field(0.5, gt=0, le=1)
+    """No rater may stand behind more than this share of a dataset's rows; otherwise there is no run."""
     held_out_share: float = Field(0.2, gt=0, lt=0.5)
     """Share of raters whose rows are never trained on."""
+    time_forward_days: float = Field(1.0, ge=0)
+    """What was said in the last days is kept for evaluation, once the record is ten times as long; 0: nothing is."""
+    defences: DefencePolicy = DefencePolicy()
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
 
