@@ -1,23 +1,29 @@
-"""Completions: every answered request, once.
+"""Completions: every answered request, once, in three tables that live for different times.
 
-`insert_many` may be called again with the same rows after a crash or a lost connection: a completion that is already
-there is left as it is. A batch travels as one JSON document, which PostgreSQL takes apart: the gateway records as fast
-as it answers, and COPY would cost it four times as much.
+`insert_documents` may be called again with the same rows after a crash or a lost connection: a completion that is
+already there is left as it is. A batch travels as one JSON document, which PostgreSQL takes apart: the gateway records
+as fast as it answers, and COPY would cost it four times as much. A partition that is missing is made, and the batch
+goes in.
+
+Readers of what was said go through `with_text` or `for_training`: text may be there as it was said, redacted, or no
+longer.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import ColumnElement, Select, Table, and_, func, select, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.errors import NotFound
-from feedback.tables import completions
+from feedback.tables import completion_redacted, completion_texts, completions
 
 # PostgreSQL stores every character but NUL; one such byte in an answer would otherwise stop the whole batch.
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -61,29 +67,88 @@ class Completion:
 
 COLUMNS = tuple(field.name for field in fields(Completion))
 JSON_COLUMNS = ("request", "message", "metadata")
+TEXT_COLUMNS = ("request", "output_text", "message", "metadata")
+"""What was said: in `completion_texts` as it was, in `completion_redacted` without what the redaction found."""
+TOKEN_COLUMNS = ("prompt_token_ids", "output_token_ids")
+
+EPOCH = date(1970, 1, 1)
+UUID7 = re.compile(r"-(0[0-9a-f]{11})7[0-9a-f]{19}\Z")
+
+
+def day_of(completion_id: str) -> date:
+    """The day, in UTC, that an id carries, which is its partition's; the epoch for an id that carries none."""
+    found = UUID7.search(completion_id)
+    return EPOCH + timedelta(days=int(found[1], 16) // 86_400_000) if found else EPOCH
+
+
+def is_one(table: Table, completion_id: str) -> ColumnElement[bool]:
+    """The condition that finds one id in `completions` or a table of its texts, in one partition."""
+    return and_(table.c.completion_id == completion_id, table.c.day == day_of(completion_id))
 
 
 def _insert() -> str:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
-    types = {column.name: column.type.compile(dialect=dialect) for column in completions.columns}
-    names, arriving = ", ".join(COLUMNS), ", ".join(f"{name} {types[name]}" for name in COLUMNS)
-    return (
-        f"INSERT INTO completions ({names}) SELECT {names} "
-        f"FROM json_to_recordset(CAST(:rows AS json)) AS arriving ({arriving}) "
-        "ON CONFLICT (completion_id) DO NOTHING"
-    )
+    types = {
+        column.name: column.type.compile(dialect=dialect)
+        for table in (completions, completion_texts, completion_redacted)
+        for column in table.columns
+    }
+    arriving = ", ".join(f"{name} {types[name]}" for name in COLUMNS)
+    kept = ", ".join(name for name in (*COLUMNS, "day") if name in completions.c)
+    said = ", ".join(("completion_id", "day", *TEXT_COLUMNS, *TOKEN_COLUMNS))
+    redacted = ", ".join((*TEXT_COLUMNS, "found"))
+    copied = ", ".join(f"{name} {types[name]}" for name in (*TEXT_COLUMNS, "found"))
+    once = "ON CONFLICT (completion_id, day) DO NOTHING"
+    return f"""
+        WITH arriving AS MATERIALIZED (
+            SELECT *, completion_day(completion_id) AS day
+            FROM json_to_recordset(CAST(:rows AS json)) AS arriving ({arriving}, redacted json)
+        ), said AS (
+            INSERT INTO completion_texts ({said}) SELECT {said} FROM arriving WHERE request IS NOT NULL {once}
+        ), redacted AS (
+            INSERT INTO completion_redacted (completion_id, day, {redacted})
+            SELECT completion_id, day, {", ".join(f"copied.{name}" for name in (*TEXT_COLUMNS, "found"))}
+            FROM arriving, json_to_record(arriving.redacted) AS copied ({copied})
+            WHERE arriving.redacted IS NOT NULL {once}
+        ), kept AS (
+            INSERT INTO completions ({kept}) SELECT {kept} FROM arriving {once} RETURNING 1
+        )
+        SELECT count(*) FROM kept"""
 
 
 _INSERT = text(_insert())
 
 
+_MAKE_PARTITIONS = text("""
+    SELECT sum(make_partitions(day, day)) FROM (
+        SELECT DISTINCT completion_day(completion_id) AS day
+        FROM json_to_recordset(CAST(:rows AS json)) AS arriving (completion_id text)
+    ) AS days""")
+
+
 async def insert_documents(connection: AsyncConnection, rows: Sequence[bytes]) -> int:
-    """Record `rows`, each a JSON object with the columns of the table; returns how many were new."""
+    """Record `rows`; returns how many were new.
+
+    Each is a JSON object: the columns of `Completion`, and `redacted` (the text columns again, and `found`) where a
+    redacted copy is kept. A row without `request` keeps no text as it was said.
+    """
     document = (b"[%b]" % b",".join(rows)).decode()
     if "\\u0000" in document:
         document = ESCAPED_NUL.sub(r"\1\\ufffd", document)
-    inserted = await connection.execute(_INSERT, {"rows": document})
-    return inserted.rowcount
+    try:
+        async with connection.begin_nested():
+            return int(await connection.scalar(_INSERT, {"rows": document}) or 0)
+    except IntegrityError as error:
+        if not _wants_partition(error):
+            raise
+    await connection.execute(_MAKE_PARTITIONS, {"rows": document})
+    return int(await connection.scalar(_INSERT, {"rows": document}) or 0)
+
+
+def _wants_partition(error: IntegrityError) -> bool:
+    cause = error.orig.__cause__ if error.orig else None
+    # A failed CHECK has the same code, and names its constraint.
+    return isinstance(cause, asyncpg.CheckViolationError) and not cause.constraint_name
 
 
 async def insert_many(connection: AsyncConnection, rows: Sequence[Completion]) -> int:
@@ -98,19 +163,47 @@ def _document(row: Completion) -> bytes:
     return orjson.dumps(values)
 
 
+def with_text() -> Select[Any]:
+    """Select completions with what was said in them: as it was said, else redacted, else NULL."""
+    return _select(completion_texts, completion_redacted)
+
+
+def for_training() -> Select[Any]:
+    """Select completions with what may be trained on: the redacted copy where there is one, else as it was said."""
+    return _select(completion_redacted, completion_texts)
+
+
+def _select(first: Table, second: Table) -> Select[Any]:
+    here = completions.c
+    return (
+        select(
+            completions,
+            *(func.coalesce(first.c[name], second.c[name]).label(name) for name in TEXT_COLUMNS),
+            *(completion_texts.c[name] for name in TOKEN_COLUMNS),
+            completion_redacted.c.found.label("redacted"),
+        )
+        .select_from(completions)
+        .outerjoin(first, (first.c.completion_id == here.completion_id) & (first.c.day == here.day))
+        .outerjoin(second, (second.c.completion_id == here.completion_id) & (second.c.day == here.day))
+    )
+
+
 async def get(connection: AsyncConnection, project: str, completion_id: str) -> dict[str, Any]:
-    """One completion with all its columns.
+    """One completion with all its columns; `request` is None once its text was deleted.
 
     Raises:
         NotFound: the project has no such completion (yet: rows arrive within a second or so).
     """
-    row = (
-        await connection.execute(
-            select(completions).where(
-                completions.c.project == project, completions.c.completion_id == completion_id
-            )
-        )
-    ).one_or_none()
+    query = with_text().where(completions.c.project == project, is_one(completions, completion_id))
+    row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise NotFound(f"Project '{project}' has no completion '{completion_id}'.")
     return dict(row._mapping)
+
+
+async def project_of(connection: AsyncConnection, completion_id: str) -> str | None:
+    """The project that a completion is recorded in."""
+    project: str | None = await connection.scalar(
+        select(completions.c.project).where(is_one(completions, completion_id))
+    )
+    return project

@@ -1,11 +1,12 @@
 """Identifiers: sortable by time, unguessable, and pseudonyms that hide who a rater is.
 
-No identifier carries meaning beyond its prefix; nothing parses one to learn something.
+No identifier carries meaning beyond its prefix and the day it was made on, which says in which partition its row is.
 """
 
 import hashlib
 import os
 import time
+from datetime import datetime
 from functools import lru_cache
 
 RATER_ID_LENGTH_MAX = 256
@@ -21,6 +22,13 @@ def new_hex() -> str:
 def new_id(prefix: str) -> str:
     """A fresh identifier such as `run-0199...`."""
     return f"{prefix}-{new_hex()}"
+
+
+def id_at(prefix: str, moment: datetime, seed: str) -> str:
+    """The one identifier of what `seed` names, made at `moment`: for what is imported, perhaps again."""
+    noise = hashlib.blake2b(seed.encode(), digest_size=10).hexdigest()
+    milliseconds = int(moment.timestamp() * 1000)
+    return f"{prefix}-{milliseconds:012x}7{noise[:3]}{VARIANT[noise[3]]}{noise[4:19]}"
 
 
 def pseudonym(secret: bytes, project: str, rater_id: str) -> str:

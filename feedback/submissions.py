@@ -15,9 +15,10 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback import completions
 from feedback.errors import HoneError, NotFound
 from feedback.ids import new_id
-from feedback.tables import FEEDBACK_KINDS, completions, feedback
+from feedback.tables import FEEDBACK_KINDS, feedback
 
 TEXT_LENGTH_MAX = 65_536
 DEFAULT_NAMES = {
@@ -162,9 +163,7 @@ async def of_completion(
 
 async def completion_is_elsewhere(connection: AsyncConnection, project: str, completion_id: str) -> bool:
     """Whether the completion is recorded, but in another project."""
-    owner = await connection.scalar(
-        select(completions.c.project).where(completions.c.completion_id == completion_id)
-    )
+    owner = await completions.project_of(connection, completion_id)
     return owner is not None and owner != project
 
 

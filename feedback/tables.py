@@ -3,7 +3,13 @@
 The migrations build exactly these tables (a test compares). Times are `timestamptz`, durations are seconds,
 `jsonb` holds what arrived from outside or what only people read. Feedback names its completion without a foreign
 key, because a rating may arrive before the row of the answer it rates.
+
+A completion is three rows: what it was and how it went, what was said in it, and a redacted copy of that. Each table is
+partitioned by the day that its id carries, so that one can be dropped when its time is over, and keeps what lives
+longer. The database computes that day (`completion_day`), so an id exists once over all partitions.
 """
+
+from datetime import date
 
 from sqlalchemy import (
     ARRAY,
@@ -11,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -288,10 +295,26 @@ run_events = Table(
     comment="What a run did, in order.",
 )
 
+
+def _day() -> "tuple[Column[date], CheckConstraint]":
+    day = Column("day", Date, primary_key=True, comment="The day in the id: completion_day(completion_id).")
+    return day, CheckConstraint("day = completion_day(completion_id)", name="day")
+
+
+def _said() -> "tuple[Column[object], ...]":
+    return (
+        Column("request", JSONB, nullable=False, comment="The body as it arrived, without the raw rater id."),
+        Column("output_text", Text, nullable=False),
+        Column("message", JSONB, comment="The assistant message as the client got it."),
+        Column("metadata", JSONB),
+    )
+
+
 completions = Table(
     "completions",
     metadata,
     Column("completion_id", Text, primary_key=True),
+    *_day(),
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("adapter_id", Text, nullable=False),
@@ -311,14 +334,8 @@ completions = Table(
     Column("status", Text, nullable=False),
     Column("error", Text),
     Column("finish_reason", Text),
-    Column("request", JSONB, nullable=False, comment="The body as it arrived, without the raw rater id."),
-    Column("output_text", Text, nullable=False),
-    Column("message", JSONB, comment="The assistant message as the client got it."),
-    Column("prompt_token_ids", ARRAY(Integer)),
-    Column("output_token_ids", ARRAY(Integer)),
     Column("prompt_tokens", Integer),
     Column("output_tokens", Integer),
-    Column("metadata", JSONB),
     Column("time_to_first_token_seconds", Double),
     Column("time_per_output_token_seconds", Double),
     Column("duration_seconds", Double, nullable=False),
@@ -330,7 +347,31 @@ completions = Table(
         "ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")
     ),
     Index("ix_completions_rater", "rater", postgresql_where=text("rater IS NOT NULL")),
-    comment="Every answered request, once.",
+    postgresql_partition_by="RANGE (day)",
+    comment="Every answered request, once: what answered, for whom, how it went. A partition a month.",
+)
+
+completion_texts = Table(
+    "completion_texts",
+    metadata,
+    Column("completion_id", Text, primary_key=True),
+    *_day(),
+    *_said(),
+    Column("prompt_token_ids", ARRAY(Integer)),
+    Column("output_token_ids", ARRAY(Integer)),
+    postgresql_partition_by="RANGE (day)",
+    comment="What was asked and answered, as it was said. Short-lived: a partition a day.",
+)
+
+completion_redacted = Table(
+    "completion_redacted",
+    metadata,
+    Column("completion_id", Text, primary_key=True),
+    *_day(),
+    *_said(),
+    Column("found", JSONB, nullable=False, comment='How many of each type were replaced: {"EMAIL": 1}.'),
+    postgresql_partition_by="RANGE (day)",
+    comment="The same without what the redaction found in it, where the policy asks for that. A partition a day.",
 )
 
 feedback = Table(
@@ -407,6 +448,7 @@ audit = Table(
 )
 
 # Registers its tables in `metadata`; it needs what stands above.
+from feedback import import_tables as import_tables  # noqa: E402
 from feedback import tuning_tables as tuning_tables  # noqa: E402
 from feedback import vote_tables as vote_tables  # noqa: E402
 from feedback import watch_tables as watch_tables  # noqa: E402

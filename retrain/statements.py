@@ -127,6 +127,8 @@ def _usable(rated: Iterable[Rated], excluded: Counter[str]) -> dict[str, tuple[R
 def _checked_prompt(completion: Rated) -> Prompt:
     if not completion.consent:
         raise Unusable("has no consent to training")
+    if completion.request is None:
+        raise Unusable("has no text any more")
     if completion.status != "ok":
         raise Unusable("did not end well")
     if completion.has_tool_calls:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import text
 
 from feedback import adapters, engines, keys
 from feedback.adapters import Adapter
+from feedback.completions import with_text
 from feedback.database import Database
 from feedback.settings import FeedbackSettings
+from feedback.tables import completions
 from serving.gateway import Gateway
 from serving.server import configure, listen
 from serving.settings import ServingSettings
@@ -41,7 +42,7 @@ class Running:
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             async with self.database.begin() as connection:
-                found = await connection.execute(text("SELECT * FROM completions ORDER BY created_at"))
+                found = await connection.execute(with_text().order_by(completions.c.created_at))
                 rows = [dict(row._mapping) for row in found]
             if len(rows) >= count or asyncio.get_running_loop().time() > deadline:
                 assert len(rows) == count, rows

@@ -9,6 +9,57 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+DAY = "The day in the id: completion_day(completion_id)."
+PARTITIONED = ("completions", "completion_texts", "completion_redacted")
+
+COMPLETION_DAY = """
+CREATE FUNCTION completion_day(completion_id text) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN DATE '1970-01-01' + CASE
+    -- Two cheap tests: one pattern for the whole id costs four times as much, at every row.
+    WHEN completion_id LIKE '%-0___________7___________________' AND right(completion_id, 32) ~ '^[0-9a-f]*$'
+    THEN (('x' || substr(right(completion_id, 32), 1, 12))::bit(48)::bigint / 86400000)::integer
+    ELSE 0
+END
+"""
+
+MAKE_PARTITIONS = """
+CREATE FUNCTION make_partitions(first_day date, last_day date) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    parent text;
+    span text;
+    pattern text;
+    start date;
+    partition text;
+    made integer := 0;
+BEGIN
+    FOR parent, span, pattern IN VALUES
+        ('completions', 'month', '_YYYY_MM'),
+        ('completion_texts', 'day', '_YYYY_MM_DD'),
+        ('completion_redacted', 'day', '_YYYY_MM_DD')
+    LOOP
+        start := date_trunc(span, greatest(first_day, DATE '2000-01-01')::timestamp)::date;
+        WHILE start <= last_day LOOP
+            partition := parent || to_char(start::timestamp, pattern);
+            IF to_regclass(partition) IS NULL THEN
+                PERFORM pg_advisory_xact_lock(x'686F6E68'::bigint);
+            END IF;
+            IF to_regclass(partition) IS NULL THEN
+                -- Attached, not created in place: that would stop every reader and writer of the parent.
+                EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, parent);
+                EXECUTE format(
+                    'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                    parent, partition, start, (start + ('1 ' || span)::interval)::date
+                );
+                made := made + 1;
+            END IF;
+            start := (start + ('1 ' || span)::interval)::date;
+        END LOOP;
+    END LOOP;
+    RETURN made;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     """Apply."""
@@ -27,9 +78,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash", name=op.f("uq_audit_hash")),
         comment="Who did what, on which evidence; each row carries the hash of the one before it.",
     )
+    op.execute(COMPLETION_DAY)
     op.create_table(
         "completions",
         sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False, comment=DAY),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("adapter_id", sa.Text(), nullable=False),
@@ -54,32 +107,18 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("finish_reason", sa.Text(), nullable=True),
-        sa.Column(
-            "request",
-            postgresql.JSONB(astext_type=sa.Text()),
-            nullable=False,
-            comment="The body as it arrived, without the raw rater id.",
-        ),
-        sa.Column("output_text", sa.Text(), nullable=False),
-        sa.Column(
-            "message",
-            postgresql.JSONB(astext_type=sa.Text()),
-            nullable=True,
-            comment="The assistant message as the client got it.",
-        ),
-        sa.Column("prompt_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
-        sa.Column("output_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
         sa.Column("prompt_tokens", sa.Integer(), nullable=True),
         sa.Column("output_tokens", sa.Integer(), nullable=True),
-        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("time_to_first_token_seconds", sa.Double(), nullable=True),
         sa.Column("time_per_output_token_seconds", sa.Double(), nullable=True),
         sa.Column("duration_seconds", sa.Double(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("status IN ('ok', 'error', 'aborted')", name=op.f("ck_completions_status")),
-        sa.PrimaryKeyConstraint("completion_id", name=op.f("pk_completions")),
-        comment="Every answered request, once.",
+        sa.CheckConstraint("day = completion_day(completion_id)", name=op.f("ck_completions_day")),
+        sa.PrimaryKeyConstraint("completion_id", "day", name=op.f("pk_completions")),
+        postgresql_partition_by="RANGE (day)",
+        comment="Every answered request, once: what answered, for whom, how it went. A partition a month.",
     )
     op.create_index(
         "ix_completions_experiment_id",
@@ -102,6 +141,66 @@ def upgrade() -> None:
         postgresql_where=sa.text("rater IS NOT NULL"),
     )
     op.create_table(
+        "completion_texts",
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False, comment=DAY),
+        sa.Column(
+            "request",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The body as it arrived, without the raw rater id.",
+        ),
+        sa.Column("output_text", sa.Text(), nullable=False),
+        sa.Column(
+            "message",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The assistant message as the client got it.",
+        ),
+        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("prompt_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
+        sa.Column("output_token_ids", sa.ARRAY(sa.Integer()), nullable=True),
+        sa.CheckConstraint("day = completion_day(completion_id)", name=op.f("ck_completion_texts_day")),
+        sa.PrimaryKeyConstraint("completion_id", "day", name=op.f("pk_completion_texts")),
+        postgresql_partition_by="RANGE (day)",
+        comment="What was asked and answered, as it was said. Short-lived: a partition a day.",
+    )
+    op.create_table(
+        "completion_redacted",
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False, comment=DAY),
+        sa.Column(
+            "request",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The body as it arrived, without the raw rater id.",
+        ),
+        sa.Column("output_text", sa.Text(), nullable=False),
+        sa.Column(
+            "message",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The assistant message as the client got it.",
+        ),
+        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "found",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment='How many of each type were replaced: {"EMAIL": 1}.',
+        ),
+        sa.CheckConstraint("day = completion_day(completion_id)", name=op.f("ck_completion_redacted_day")),
+        sa.PrimaryKeyConstraint("completion_id", "day", name=op.f("pk_completion_redacted")),
+        postgresql_partition_by="RANGE (day)",
+        comment="The same without what the redaction found in it, where the policy asks for that. A partition a day.",
+    )
+    for parent in PARTITIONED:
+        # Ids that carry no day, and days that cannot be: rows there are deleted, never dropped.
+        op.execute(
+            f"CREATE TABLE {parent}_other PARTITION OF {parent} FOR VALUES FROM (MINVALUE) TO ('2000-01-01')"
+        )
+    op.execute(MAKE_PARTITIONS)
+    op.create_table(
         "engines",
         sa.Column("engine", sa.Text(), nullable=False, comment="Base URL of the replica."),
         sa.Column("base_model", sa.Text(), nullable=False),
@@ -122,7 +221,9 @@ def upgrade() -> None:
         "feedback",
         sa.Column("feedback_id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
-        sa.Column("completion_id", sa.Text(), nullable=True, comment="What it is about; NULL: a conversation."),
+        sa.Column(
+            "completion_id", sa.Text(), nullable=True, comment="What it is about; NULL: a conversation."
+        ),
         sa.Column(
             "session", sa.Text(), nullable=True, comment="The conversation it is about; NULL: a completion."
         ),
@@ -170,9 +271,7 @@ def upgrade() -> None:
     op.create_index("ix_feedback_completion_id", "feedback", ["completion_id"], unique=False)
     op.create_table(
         "token_raters",
-        sa.Column(
-            "completion_id", sa.Text(), nullable=False, comment="The answer that the token came with."
-        ),
+        sa.Column("completion_id", sa.Text(), nullable=False, comment="The answer that the token came with."),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column(
             "rater", sa.Text(), nullable=False, comment="Who used the token first; nobody else may use it."
@@ -691,10 +790,13 @@ def upgrade() -> None:
     )
     op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
     _create_watching()
+    _create_importing()
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("ix_imported_completion_id", table_name="imported")
+    op.drop_table("imported")
     _drop_watching()
     op.drop_index("ix_run_requests_status", table_name="run_requests")
     op.drop_table("run_requests")
@@ -751,8 +853,27 @@ def downgrade() -> None:
         table_name="completions",
         postgresql_where=sa.text("experiment_id IS NOT NULL"),
     )
-    op.drop_table("completions")
+    for parent in PARTITIONED:
+        op.drop_table(parent)
+    op.execute("DROP FUNCTION make_partitions(date, date)")
+    op.execute("DROP FUNCTION completion_day(text)")
     op.drop_table("audit")
+
+
+def _create_importing() -> None:
+    """What other systems recorded."""
+    op.create_table(
+        "imported",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False, comment="The format, such as langfuse."),
+        sa.Column("source_id", sa.Text(), nullable=False, comment="What the completion is called there."),
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("project", "source", "source_id", name=op.f("pk_imported")),
+        comment="Which completion a row of another system became. "
+        "Stays when that is deleted, so that it does not come back.",
+    )
+    op.create_index("ix_imported_completion_id", "imported", ["completion_id"], unique=False)
 
 
 def _create_watching() -> None:
