@@ -116,11 +116,22 @@ def policy_fields(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             nested.append((name, field.annotation))
+        elif (inner := value_model(field)) is not None:
+            yield f"### {prefix}{name}\n\n{sentence(field.description)}\n\nby name · default none\n"
+            yield from policy_fields(inner, f"{prefix}{name}.NAME.")
         else:
             yield f"### {prefix}{name}\n\n{sentence(field.description)}\n\n{kind(field)} · default {default(field)}\n"
     for name, inner in nested:
         yield f"## {name}\n\n{first_paragraph(inner)}\n"
         yield from policy_fields(inner, f"{prefix}{name}.")
+
+
+def value_model(field: FieldInfo) -> type[BaseModel] | None:
+    """Return what a field maps names to, if it maps names to sections."""
+    if get_origin(field.annotation) is not dict:
+        return None
+    _, value = get_args(field.annotation)
+    return value if isinstance(value, type) and issubclass(value, BaseModel) else None
 
 
 def kind(field: FieldInfo) -> str:

@@ -19,3 +19,22 @@ class IllegalMove(HoneError):
 
 class Conflict(HoneError):
     """Somebody else changed it first, or the name is taken."""
+
+
+class Refused(HoneError):
+    """A request that is refused with a status and code of its own; `seconds` says when to try again."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int = 400,
+        param: str | None = None,
+        seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.param = param
+        self.seconds = seconds

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from feedback.defence_policy import DefencePolicy as DefencePolicy
 from feedback.errors import HoneError
+from feedback.metrics import FeedbackPolicy as FeedbackPolicy
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
 
@@ -83,6 +84,7 @@ class ModelPolicy(Section):
     training: TrainingPolicy = TrainingPolicy()
     gate: GatePolicy = GatePolicy()
     rollout: RolloutPolicy = RolloutPolicy()
+    feedback: FeedbackPolicy = FeedbackPolicy()
 
     @property
     def version(self) -> str:
