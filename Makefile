@@ -5,6 +5,11 @@ ENGINE ?= auto
 ARGS ?=
 
 INSTALL = @$(PYTHON) requirements/install.py --engine $(ENGINE)
+# Pages are tested in a real browser. Root on Debian gets it; anybody else is told what is missing.
+BROWSER = @command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
+	echo "Installing Chromium, in which the pages are tested"; test "$$(id -u)" = 0 && apt-get update -qq \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-liberation > .venv/chromium.log; } \
+	|| { echo "make test needs Chromium: apt-get install chromium"; exit 2; }
 SOURCES = feedback monitoring serving retrain deploy
 RUN = .venv/bin/python -m
 
@@ -23,8 +28,9 @@ demo: ## Watch the loop close against the running service: people rate, a new ad
 	$(INSTALL) hone engine
 	@exec .venv/bin/hone demo $(ARGS)
 
-test: ## Install what tests need and run them all: real PostgreSQL, real vLLM, real training.
+test: ## Install what tests need and run them all: real PostgreSQL, real vLLM, real training, a real browser.
 	$(INSTALL) dev engine
+	$(BROWSER)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest $(ARGS)
 
 loop: ## Run only the acceptance test: ask, rate, train, prove, ship, roll back.

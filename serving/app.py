@@ -17,18 +17,23 @@ from starlette.routing import Route
 from feedback.api import FeedbackDeps, feedback_router
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
+from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
 from serving.admin import admin_router
+from serving.admin_runs import admin_runs_router
 from serving.asked import CHAT, TEXT
 from serving.drain import spool_submission
 from serving.errors import ApiError
 from serving.exchange import AsgiRoute
 from serving.fast_lane import SWITCH, Relayed
+from serving.files import TuningDeps, files_router
+from serving.fine_tuning import fine_tuning_router
 from serving.gateway import Gateway
 from serving.model_list import list_models, show_model
 from serving.operators import AdminDeps
 from serving.problems import describe, problem
 from serving.settings import ServingSettings
+from serving.web import web_router
 
 ERROR_TYPES = {403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
 
@@ -50,6 +55,10 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
     app.include_router(feedback_router(_feedback_deps))
     app.include_router(admin_router(_admin_deps))
+    app.include_router(admin_runs_router(_admin_deps))
+    app.include_router(files_router(lambda request: _tuning_deps(request, record)))
+    app.include_router(fine_tuning_router(lambda request: _tuning_deps(request, record)))
+    app.include_router(web_router())
     _add_models(app)
     _add_operations(app)
     _add_error_handlers(app)
@@ -75,6 +84,11 @@ def _feedback_deps(request: Request) -> FeedbackDeps:
 def _admin_deps(request: Request) -> AdminDeps:
     gateway = _gateway(request)
     return AdminDeps(database=gateway.database, identify=gateway.identify)
+
+
+def _tuning_deps(request: Request, record: FeedbackSettings) -> TuningDeps:
+    gateway = _gateway(request)
+    return TuningDeps(gateway.database, gateway.identify, FileStore.of(record), record.file_bytes_max)
 
 
 def _add_models(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.postgres import EmbeddedPostgres
 from feedback.database import Database, migrate, parse_url
+from tests.browser_fixture import browser as browser
 from tests.engine_fixture import engine as engine
 from tests.engine_fixture import tiny_adapters as tiny_adapters
 from tests.engine_fixture import tiny_model as tiny_model
