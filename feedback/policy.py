@@ -5,7 +5,7 @@ promotion, nothing is trained on without consent, and a rollout starts with a sm
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, ValidationError
@@ -15,6 +15,8 @@ from feedback.errors import HoneError
 from feedback.metrics import FeedbackPolicy as FeedbackPolicy
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
+
+WINDOW = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 
 
 class TrainingPolicy(Section):
@@ -49,6 +51,18 @@ class TrainingPolicy(Section):
     time_forward_days: float = Field(1.0, ge=0)
     """What was said in the last days is kept for evaluation, once the record is ten times as long; 0: nothing is."""
     defences: DefencePolicy = DefencePolicy()
+    windows: tuple[Annotated[str, Field(pattern=WINDOW)], ...] = ()
+    """Times of day (UTC) in which runs may train, such as `22:00-06:00`; empty: always. A run rests outside them."""
+    queue_depth_max: int | None = Field(None, ge=0)
+    """Requests under way and waiting on the model's engines above which runs rest; unset: they never do."""
+    start: Literal["base", "champion"] = "base"
+    """What runs start from: the base model, on all that people said; or, faster, the champion, on what is new."""
+    from_base_every: int = Field(5, ge=1, le=5)
+    """Runs in a row that may start from one another before the next starts from the base model again."""
+    replay_share: float = Field(0.2, ge=0, le=0.5)
+    """Share of a run's rows that may repeat the fixed set of `replay_file` and, after the champion, earlier rounds."""
+    replay_file: str | None = None
+    """Uploaded file (`file-...`, rows for SFT) that every run repeats a part of, to keep skills nobody rates."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
 
