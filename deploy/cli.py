@@ -36,7 +36,7 @@ class Commands(LazyGroup):
             RUN,
         ),
         "retrain": Mounted("retrain.cli:app", "Plan or start a training run.", SHIP),
-        "run": Mounted("retrain.cli:app", "List, follow and cancel training runs.", SHIP),
+        "run": Mounted("retrain.cli:app", "List, follow, pause and cancel training runs.", SHIP),
         "approve": Mounted(
             "feedback.cli:app", "Let a candidate meet traffic. Moves no traffic by itself.", SHIP
         ),
@@ -46,6 +46,21 @@ class Commands(LazyGroup):
         "canary": Mounted(
             "feedback.cli:app",
             "Send the first step's share of traffic to an approved version. Undo with `abort`.",
+            SHIP,
+        ),
+        "rollout": Mounted(
+            "feedback.rollout_cli:app",
+            "Show where a model's rollout stands, what its next step waits for, and why the last one ended.",
+            SHIP,
+        ),
+        "pause": Mounted(
+            "feedback.rollout_cli:app",
+            "Keep the canary at its share. Guardrails go on watching it; undo with `resume`.",
+            SHIP,
+        ),
+        "resume": Mounted(
+            "feedback.rollout_cli:app",
+            "Let a paused rollout go on. It does not pause again for what it was paused for.",
             SHIP,
         ),
         "promote": Mounted(
@@ -65,7 +80,9 @@ class Commands(LazyGroup):
         "experiment": Mounted(
             "feedback.cli:app", "List and show traffic splits with their verdicts.", RECORD
         ),
-        "feedback": Mounted("feedback.cli:app", "Show completions with what people said of them.", RECORD),
+        "feedback": Mounted(
+            "feedback.cli:app", "Import feedback, and show completions with what people said of them.", RECORD
+        ),
         "audit": Mounted(
             "feedback.cli:app",
             "Show who decided what, newest first, or verify that nobody changed it.",

@@ -17,7 +17,8 @@ from feedback import audit
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.ids import new_hex
-from feedback.tables import adapters
+from feedback.tables import adapters, runs
+from feedback.tuning_tables import fine_tuning_jobs
 
 BASE_ENGINE_NAME = "base"
 """The name under which every engine serves its base model; no alias can produce an adapter of this name."""
@@ -212,14 +213,24 @@ async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
     """Versions that every engine of their base should hold.
 
     All that may answer or be evaluated; of each model also the former champion that a rollback would restore, and
-    the one retired last, so that taking a rollback back is as quick.
+    the one retired last, so that taking a rollback back is as quick; and whatever answers under an `ft:` name.
     """
     every_version = await every(connection)
     wanted = [a for a in every_version if a.state not in ("retired", "rejected")]
     replaced = {a.replaces for a in every_version if a.state == "champion"}
     retired = sorted((a for a in every_version if a.state == "retired"), key=lambda a: a.updated_at)
     newest = {(a.project, a.model): a.adapter_id for a in retired}.values()
-    return wanted + [a for a in retired if a.adapter_id in replaced or a.adapter_id in newest]
+    kept = replaced | set(newest) | await _with_ft_name(connection)
+    return wanted + [a for a in every_version if a.state in ("retired", "rejected") and a.adapter_id in kept]
+
+
+async def _with_ft_name(connection: AsyncConnection) -> set[str | None]:
+    query = (
+        select(runs.c.adapter_id)
+        .join(fine_tuning_jobs, fine_tuning_jobs.c.run_id == runs.c.run_id)
+        .where(runs.c.status == "succeeded", fine_tuning_jobs.c.withdrawn_at.is_(None))
+    )
+    return set(await connection.scalars(query))
 
 
 async def decide(

@@ -1,6 +1,7 @@
 """Training runs: a frozen recipe on a frozen dataset, and where each stands.
 
-A run's status and phase are enough to go on after any crash: the worker reads them and repeats the phase.
+A run's status and phase are enough to go on after any crash: the worker reads them and repeats the phase. A paused run
+keeps its checkpoint and its version number, and goes on from there when it is resumed.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from feedback import adapters, audit
 from feedback.errors import Conflict, IllegalMove, NotFound
 from feedback.ids import new_id
 from feedback.tables import run_events, runs
+
+UNFINISHED = ("queued", "running", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Run:
     error: str | None
     requested_by: str
     cancel_requested: bool
+    pause_requested: bool
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -69,14 +73,10 @@ async def create(
         Conflict: the model has a run that has not ended.
     """
     adapter_id, version = await adapters.reserve(connection, project, model)
-    unfinished = await connection.scalar(
-        select(runs.c.run_id).where(
-            runs.c.project == project, runs.c.model == model, runs.c.status.in_(("queued", "running"))
-        )
-    )
-    if unfinished is not None:
+    if (busy := await unfinished_of(connection, project, model)) is not None:
         raise Conflict(
-            f"Model '{model}' is already being trained by {unfinished}. Wait for it, or `hone run cancel` it."
+            f"Model '{model}' is already being trained by {busy.run_id}, which is '{busy.status}'. Wait for it, or "
+            "end it with `hone run cancel`."
         )
     row = (
         await connection.execute(
@@ -145,9 +145,19 @@ async def in_project(connection: AsyncConnection, project: str, *, model: str | 
 
 
 async def unfinished(connection: AsyncConnection) -> list[Run]:
-    """Runs that are queued or running, oldest first."""
-    query = select(runs).where(runs.c.status.in_(("queued", "running"))).order_by(runs.c.created_at)
+    """Runs with something to be done, oldest first: all that have not ended, but for those that only rest."""
+    resting = (runs.c.status == "paused") & ~runs.c.cancel_requested
+    query = select(runs).where(runs.c.status.in_(UNFINISHED), ~resting).order_by(runs.c.created_at)
     return [Run(**row._mapping) for row in await connection.execute(query)]
+
+
+async def unfinished_of(connection: AsyncConnection, project: str, model: str) -> Run | None:
+    """The run of a model that has not ended, if there is one; paused counts."""
+    query = select(runs).where(
+        runs.c.project == project, runs.c.model == model, runs.c.status.in_(UNFINISHED)
+    )
+    row = (await connection.execute(query.order_by(runs.c.created_at).limit(1))).one_or_none()
+    return None if row is None else Run(**row._mapping)
 
 
 async def start(connection: AsyncConnection, run_id: str) -> Run:
@@ -184,7 +194,7 @@ async def change(connection: AsyncConnection, run_id: str, **values: Any) -> Run
     row = (
         await connection.execute(
             update(runs)
-            .where(runs.c.run_id == run_id, runs.c.status.in_(("queued", "running")))
+            .where(runs.c.run_id == run_id, runs.c.status.in_(UNFINISHED))
             .values(**values)
             .returning(runs)
         )
@@ -205,6 +215,39 @@ async def request_cancel(connection: AsyncConnection, project: str, run_id: str,
     run = await change(connection, run_id, cancel_requested=True)
     await audit.write(connection, project=project, actor=by, action="run.cancel", subject=run_id, detail={})
     return run
+
+
+async def request_pause(connection: AsyncConnection, project: str, run_id: str, *, by: str) -> Run:
+    """Ask a run to rest at its next checkpoint; the worker does it within seconds. Safe to repeat.
+
+    Raises:
+        IllegalMove: it has ended, or is past its training.
+    """
+    run = await get(connection, project, run_id)
+    if run.status in UNFINISHED and run.phase != "training":
+        raise IllegalMove(f"{run_id} is {run.phase}: only training can be paused. It ends within minutes.")
+    paused = await change(connection, run_id, pause_requested=True)
+    if not run.pause_requested:
+        await audit.write(
+            connection, project=project, actor=by, action="run.pause", subject=run_id, detail={}
+        )
+    return paused
+
+
+async def resume(connection: AsyncConnection, project: str, run_id: str, *, by: str) -> Run:
+    """Let a paused run go on from its last checkpoint.
+
+    Raises:
+        IllegalMove: it is not paused, and nobody asked for that.
+    """
+    run = await get(connection, project, run_id)
+    if not run.pause_requested:
+        raise IllegalMove(f"{run_id} is '{run.status}', not paused: there is nothing to resume.")
+    # Not yet at its checkpoint: it never rested, so it only goes on.
+    status = "queued" if run.status == "paused" else run.status
+    resumed = await change(connection, run_id, pause_requested=False, status=status)
+    await audit.write(connection, project=project, actor=by, action="run.resume", subject=run_id, detail={})
+    return resumed
 
 
 async def add_event(

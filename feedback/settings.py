@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from feedback.errors import HoneError
@@ -115,6 +115,13 @@ class FeedbackSettings(HoneSettings):
 
     feedback_token_lifetime_days: int = 30
     """How long a browser may rate an answer with the signed token that came with it, in days."""
+
+    files_url: str | None = None
+    """Where uploaded training files lie: a directory or an fsspec URL (`s3://bucket/files`) that gateways and the
+    worker can reach. Unset: the folder `files` of the state directory."""
+
+    file_bytes_max: int = Field(512 * 2**20, gt=0)
+    """Longest file that may be uploaded, in bytes."""
 
     @property
     def absolute_state_dir(self) -> Path:

@@ -36,7 +36,7 @@ RunId = Annotated[str, typer.Argument(help="Run, as `hone run list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train.")
 retrain = typer.Typer(no_args_is_help=True, help="Plan or start a training run.")
-run = typer.Typer(no_args_is_help=True, help="List, follow and cancel training runs.")
+run = typer.Typer(no_args_is_help=True, help="List, follow, pause and cancel training runs.")
 app.add_typer(retrain, name="retrain")
 app.add_typer(run, name="run")
 
@@ -143,6 +143,38 @@ def cancel_run(run_id: RunId, project: Project = DEFAULT_PROJECT) -> None:
     """Stop a run; the worker ends it within seconds. Does not change what answers."""
     in_record(lambda connection: runs.request_cancel(connection, project, run_id, by=actor()))
     console.print(f"{run_id} will stop.")
+
+
+@run.command("pause")
+def pause_run(run_id: RunId, project: Project = DEFAULT_PROJECT) -> None:
+    """Let a run rest at its next checkpoint, and its version number wait. Undo with `resume`."""
+    in_record(lambda connection: runs.request_pause(connection, project, run_id, by=actor()))
+    console.print(f"{run_id} will rest. `hone run resume {run_id}` lets it go on.")
+
+
+@run.command("resume")
+def resume_run(run_id: RunId, project: Project = DEFAULT_PROJECT) -> None:
+    """Let a paused run go on from its last checkpoint."""
+    in_record(lambda connection: runs.resume(connection, project, run_id, by=actor()))
+    console.print(f"{run_id} will go on.")
+
+
+@run.command("logs")
+def show_logs(
+    run_id: RunId,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run ends.")] = False,
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Print what a run's training processes said, on the machine where the worker runs."""
+    from retrain.run_log import print_log
+
+    state_dir = FeedbackSettings.load().absolute_state_dir
+
+    def ended() -> bool:
+        return in_record(lambda connection: runs.get(connection, project, run_id)).status in ENDED
+
+    has_ended = ended()
+    print_log(state_dir, run_id, until=ended if follow and not has_ended else None)
 
 
 def _method(method: str) -> str | None:

@@ -26,10 +26,13 @@ from feedback.errors import Conflict
 from feedback.models import Model
 from feedback.settings import FeedbackSettings
 from feedback.tables import completions, feedback
+from retrain.champion_watch import tick as watch_champions
 from retrain.plan import make_plan, queue
 from retrain.rated import TRAINING_KINDS
+from retrain.requests import answer_requests
 from retrain.rollout import tick as roll_out
 from retrain.settings import RetrainSettings
+from retrain.version_retention import tick as remove_files
 from retrain.worker import Worker
 
 STANDBY_SECONDS = 1.0
@@ -109,8 +112,15 @@ async def _lead(
     trigger = Trigger(database)
     scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
     duties: list[tuple[str, float, Callable[[], Awaitable[Any]]]] = [
+        ("requests", settings.worker_tick_seconds, lambda: answer_requests(database)),
         ("runs", settings.worker_tick_seconds, worker.tick),
-        ("rollouts", settings.worker_tick_seconds, lambda: _roll_out(database)),
+        ("rollouts", settings.worker_tick_seconds, lambda: _say("rollout", roll_out(database))),
+        ("champions", settings.watch_interval_seconds, lambda: _say("champion", watch_champions(database))),
+        (
+            "version files",
+            settings.watch_interval_seconds,
+            lambda: _say("version files", remove_files(database, state_dir / "adapters")),
+        ),
         ("trigger", settings.trigger_check_seconds, trigger.check),
     ]
     for name, seconds, duty in duties:
@@ -139,9 +149,9 @@ async def _guarded(name: str, duty: Callable[[], Awaitable[Any]]) -> None:
         log.exception("duty failed", duty=name)
 
 
-async def _roll_out(database: Database) -> None:
-    for sentence in await roll_out(database):
-        log.info("rollout", did=sentence)
+async def _say(duty: str, work: Awaitable[list[str]]) -> None:
+    for sentence in await work:
+        log.info(duty, did=sentence)
 
 
 class Trigger:

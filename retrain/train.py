@@ -67,6 +67,11 @@ def run_directory(state_dir: Path, run_id: str) -> Path:
     return state_dir / "runs" / run_id
 
 
+def log_file(state_dir: Path, run_id: str) -> Path:
+    """What the training processes of a run said; it stays when everything else is gone."""
+    return run_directory(state_dir, run_id) / "train.log"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and publish one run; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -200,7 +205,7 @@ def explain(error: BaseException, directory: Path) -> str:
         )
     if isinstance(error, HoneError):
         return str(error)
-    return f"Training broke off with {text[:500]}. The log is {directory / 'train.log'}."
+    return f"Training broke off with {text[:500]}. `hone run logs {directory.name}` shows the rest."
 
 
 async def _load(url: str, run_id: str, state_dir: Path, settings: RetrainSettings) -> Assignment:

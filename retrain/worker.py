@@ -2,7 +2,8 @@
 
 What to do next is read from the record every time, so a worker that is killed is replaced by one that goes on where
 the record says. One training process runs at a time. A process that was killed is started again from its last
-checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not.
+checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, or
+that the model's policy lets train only at other times, rests at a checkpoint and is not charged for it.
 """
 
 import asyncio
@@ -22,10 +23,13 @@ from feedback.errors import NotFound
 from feedback.runs import Run
 from retrain.examine import examine, give_up
 from retrain.settings import RetrainSettings
-from retrain.train import EXIT_STOPPED, discard_work, run_directory
+from retrain.train import EXIT_STOPPED, discard_work, log_file, run_directory
+from retrain.when import why_wait
 
 STOP_SECONDS = 60.0
 RESTART_SECONDS_MAX = 60.0
+WAIT_SECONDS = 15.0
+"""How long a run that must wait is left alone: starting and stopping costs more than a moment's quiet gains."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +62,7 @@ class Worker:
         self.child: Child | None = None
         self.evaluations: dict[str, asyncio.Task[None]] = {}
         self.not_before: dict[str, datetime] = {}
+        self.waiting_for: dict[str, str] = {}
 
     async def tick(self) -> None:
         """Look at every unfinished run once."""
@@ -87,20 +92,48 @@ class Worker:
 
     async def _train(self, run: Run) -> None:
         if self.child is not None:
-            if self.child.run_id == run.run_id and run.cancel_requested:
+            if self.child.run_id == run.run_id and await self._should_stop(run):
                 self.child.stop()
             return
         if run.cancel_requested:
             await self._give_up(run, "Cancelled on request.", status="cancelled")
+        elif run.pause_requested:
+            await self._rest(run)
         elif run.attempts >= self.settings.training_attempts_max:
             await self._give_up(
                 run,
                 f"The training process was killed {run.attempts} times; most often that is the system running out of "
-                f"memory. See {self._log_file(run.run_id)}, lower training.recipe.batch_size or max_length in the "
-                "model's policy, and train again. The champion was not touched.",
+                f"memory. `hone run logs {run.run_id}` shows more. Lower training.recipe.batch_size or max_length in "
+                "the model's policy, and train again. The champion was not touched.",
             )
         elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
-            await self._start(run)
+            if (reason := await why_wait(self.database, run, self.settings)) is None:
+                await self._start(run)
+            else:
+                await self._wait(run, reason)
+
+    async def _should_stop(self, run: Run) -> bool:
+        if run.cancel_requested or run.pause_requested:
+            return True
+        reason = await why_wait(self.database, run, self.settings)
+        if reason is not None:
+            await self._wait(run, reason)
+        return reason is not None
+
+    async def _rest(self, run: Run) -> None:
+        async with self.database.begin() as connection:
+            await runs.change(connection, run.run_id, status="paused")
+            message = f"Paused. `hone run resume {run.run_id}` lets it go on from its last checkpoint."
+            await runs.add_event(connection, run.run_id, message)
+        self.waiting_for.pop(run.run_id, None)
+
+    async def _wait(self, run: Run, reason: str) -> None:
+        """Say once why a run is not training."""
+        self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=WAIT_SECONDS)
+        if self.waiting_for.get(run.run_id) != reason:
+            self.waiting_for[run.run_id] = reason
+            async with self.database.begin() as connection:
+                await runs.add_event(connection, run.run_id, f"Waits: {reason}")
 
     async def _give_up(self, run: Run, reason: str, *, status: str = "failed") -> None:
         await give_up(self.database, run, reason, status=status)
@@ -127,9 +160,9 @@ class Worker:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
         }
-        log_file = self._log_file(run_id)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("ab") as output:
+        file = log_file(self.state_dir, run_id)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "retrain.train", "--run", run_id],
                 env=environment,
@@ -177,9 +210,6 @@ class Worker:
             del self.evaluations[run.run_id]
             if (error := task.exception()) is not None:
                 log.error("evaluation broke off and starts again", run_id=run.run_id, error=repr(error))
-
-    def _log_file(self, run_id: str) -> Path:
-        return run_directory(self.state_dir, run_id) / "train.log"
 
 
 def _ending(status: int) -> str:

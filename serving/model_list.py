@@ -1,6 +1,6 @@
 """`GET /v1/models`: the names a project may ask for, in OpenAI's shape.
 
-Aliases come first, then their versions; what an engine calls them is never shown.
+Aliases come first, then their versions, then `ft:` names; what an engine calls them is never shown.
 """
 
 from typing import Any
@@ -15,6 +15,8 @@ def list_models(table: RoutingTable, caller: Caller) -> dict[str, Any]:
     routes.sort(key=lambda route: route.model)
     data = [_alias(route) for route in routes]
     data += [_version(route, number) for route in routes for number in sorted(route.versions)]
+    names = sorted(name for project, name in table.fine_tuned if project == caller.project)
+    data += [_fine_tuned(table, caller.project, name) for name in names]
     return {"object": "list", "data": data}
 
 
@@ -27,6 +29,8 @@ def show_model(table: RoutingTable, caller: Caller, name: str) -> dict[str, Any]
     route = table.models.get((caller.project, name))
     if route is not None:
         return _alias(route)
+    if (caller.project, name) in table.fine_tuned:
+        return _fine_tuned(table, caller.project, name)
     version = find_pinned(table, caller.project, name)
     return _version(table.models[caller.project, version.model], version.version)
 
@@ -39,6 +43,16 @@ def _alias(route: ModelRoute) -> dict[str, Any]:
 def _version(route: ModelRoute, number: int) -> dict[str, Any]:
     name = route.versions[number].name
     return {**_entry(route, name), "root": name, "parent": route.model}
+
+
+def _fine_tuned(table: RoutingTable, project: str, name: str) -> dict[str, Any]:
+    """An `ft:` name; `root` is the version that it pins."""
+    version = table.fine_tuned[project, name]
+    return {
+        **_entry(table.models[project, version.model], name),
+        "root": version.name,
+        "parent": version.model,
+    }
 
 
 def _entry(route: ModelRoute, name: str) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from serving.probe import Fingerprint, ProbeFailed, check_takes_part, compare, t
 logger = logging.getLogger(__name__)
 
 OUR_NAMES = re.compile(r".+--v\d+-[0-9a-f]+")
-URGENCY = ("champion", "canary", "retired", "approved", "trained", "candidate")
-"""When an engine has no room for all, those named first are kept. Retired ones are wanted only for a rollback."""
+URGENCY = ("champion", "canary", "retired", "approved", "trained", "candidate", "rejected")
+"""When an engine has no room for all, those named first are kept. Retired ones are wanted for a rollback or by their
+`ft:` name, rejected ones only by that."""
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 300.0
 

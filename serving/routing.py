@@ -72,6 +72,8 @@ class RoutingTable:
     keys: Mapping[bytes, Caller] = field(default_factory=dict)
     models: Mapping[tuple[str, str], ModelRoute] = field(default_factory=dict)
     holders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fine_tuned: Mapping[tuple[str, str], Version] = field(default_factory=dict)
+    """Versions by (project, `ft:` name): pinned, whatever their state."""
 
     def without(self, adapter_id: str, engine: str) -> "RoutingTable":
         """The same table, in which `engine` does not hold `adapter_id`."""
@@ -144,11 +146,13 @@ def bucket(salt: str, unit: str) -> float:
 
 
 def find_pinned(table: RoutingTable, project: str, name: str) -> Version:
-    """The version that `support@7` names.
+    """The version that `support@7`, or an `ft:` name, names.
 
     Raises:
         ApiError: 404; the message lists what exists.
     """
+    if (version := table.fine_tuned.get((project, name))) is not None:
+        return version
     model, at, number = name.rpartition("@")
     route = table.models.get((project, model)) if at else None
     if route is None:

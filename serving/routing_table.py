@@ -9,7 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from feedback import adapters, engines, experiments, keys, models
+from feedback import adapters, engines, experiments, fine_tuning, keys, models
 from feedback.adapters import Adapter
 from feedback.database import REGISTRY_CHANNEL, Database
 from feedback.models import Model
@@ -29,6 +29,7 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
         known_adapters = await adapters.every(connection)
         running = await experiments.running(connection)
         standing = await engines.ready(connection)
+        tuned = await fine_tuning.named(connection)
     reachable = set(engine_urls)
     holders: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for held in standing:
@@ -38,6 +39,7 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
     by_model: dict[tuple[str, str], list[Adapter]] = defaultdict(list)
     for adapter in known_adapters:
         by_model[adapter.project, adapter.model].append(adapter)
+    by_id = {adapter.adapter_id: _version(adapter) for adapter in known_adapters}
     splits = {(experiment.project, experiment.model): experiment for experiment in running}
     return RoutingTable(
         keys={
@@ -50,6 +52,9 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
             if any(adapter.state == "champion" for adapter in by_model[place])
         },
         holders=dict(holders),
+        fine_tuned={
+            (one.project, one.name): by_id[one.adapter_id] for one in tuned if one.adapter_id in by_id
+        },
     )
 
 

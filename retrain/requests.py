@@ -1,0 +1,185 @@
+"""What gateways asked for, turned into runs: plans and runs over HTTP, and fine-tuning jobs.
+
+A gateway only writes the request; here it becomes a frozen dataset and a queued run, in the transaction that answers
+it. A job whose model is being trained waits. What a person can mend (a bad file, too little data) ends a request in
+words; anything else is tried again at the next tick.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, datasets, fine_tuning, models, run_requests, runs, uploads
+from feedback.database import Database
+from feedback.datasets import Dataset, Row
+from feedback.errors import Conflict, HoneError
+from feedback.fine_tuning import Job
+from feedback.models import Model
+from feedback.run_requests import RunRequest
+from feedback.uploads import File
+from retrain.file_rows import ROWS_MIN, BadFile, FileRow, held_out_row, read_rows, split_rows, train_row
+from retrain.plan import make_plan, queue, served_template_hash
+from retrain.recipe import Method, Recipe, default_recipe
+
+RETAINED_MAX = 100
+"""Answers that people approved earlier, asked again to see whether a job's version still gives them."""
+
+log = structlog.get_logger(__name__)
+
+
+async def answer_requests(database: Database) -> None:
+    """Answer everything that waits, each in a transaction of its own."""
+    async with database.begin() as connection:
+        asked, jobs = await run_requests.waiting(connection), await fine_tuning.waiting(connection)
+    for request in asked:
+        async with database.begin() as connection:
+            await _answer(connection, request)
+    for job in jobs:
+        async with database.begin() as connection:
+            await _begin(connection, job)
+
+
+async def _answer(connection: AsyncConnection, request: RunRequest) -> None:
+    try:
+        plan = await make_plan(
+            connection, request.project, request.model, method=request.method, overrides=request.recipe
+        )
+        run = await queue(connection, plan, by=request.requested_by) if request.kind == "now" else None
+    except HoneError as error:
+        await run_requests.answer(connection, request.request_id, refusal=str(error))
+        return
+    await run_requests.answer(
+        connection, request.request_id, plan=plan.to_json(), run_id=run.run_id if run else None
+    )
+
+
+async def _begin(connection: AsyncConnection, job: Job) -> None:
+    """Read a job's files and queue its run, or say what is wrong with them."""
+    if await runs.unfinished_of(connection, job.project, job.model) is not None:
+        await fine_tuning.set_status(connection, job, "queued")
+        return
+    try:
+        await _queue(connection, job)
+    except Conflict:
+        return
+    except HoneError as error:
+        param = "training_file" if isinstance(error, BadFile) else None
+        code = "invalid_training_file" if isinstance(error, BadFile) else "invalid_job"
+        await fine_tuning.fail(connection, job, code=code, message=str(error), param=param)
+        log.info("job failed", job_id=job.job_id, reason=str(error))
+
+
+async def _queue(connection: AsyncConnection, job: Job) -> None:
+    model = await models.get(connection, job.project, job.model)
+    training = await uploads.get(connection, job.project, job.training_file)
+    validation = None
+    if job.validation_file is not None:
+        validation = await uploads.get(connection, job.project, job.validation_file)
+    method = cast(Method, job.method)
+    train, held_out, counts = await asyncio.to_thread(_read, method, training, validation, model)
+    recipe = await job_recipe(connection, job, model)
+    dataset = await _freeze(connection, job, train, held_out, counts)
+    run = await runs.create(
+        connection,
+        project=job.project,
+        model=job.model,
+        method=method,
+        recipe=recipe.to_json(),
+        recipe_hash=recipe.hash,
+        dataset_id=dataset.dataset_id,
+        by=job.requested_by,
+    )
+    assert run.adapter_id is not None
+    name = fine_tuning.ft_name(model.base_model, job.project, job.suffix, run.adapter_id)
+    await fine_tuning.attach(connection, job, run.run_id, fine_tuned_model=name)
+    await runs.add_event(
+        connection,
+        run.run_id,
+        f"Files validated: {counts['train']} rows to train on, {dataset.counts['held_out']} held out for the "
+        f"evaluation. Trains {job.method.upper()} for {recipe.epochs:g} epochs at learning rate "
+        f"{recipe.learning_rate:g}; the result will answer as {name}.",
+        data={"dataset_id": dataset.dataset_id, "recipe": recipe.to_json()},
+    )
+    log.info("job queued", job_id=job.job_id, run_id=run.run_id)
+
+
+def _read(
+    method: Method, training: File, validation: File | None, model: Model
+) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    given = _rows(method, training)
+    checked = None if validation is None else _rows(method, validation)
+    train, held_out = split_rows(given, checked, model.policy.training.held_out_share)
+    if len(train) < ROWS_MIN:
+        raise BadFile(
+            f"'{training.filename}' has {len(given)} different rows, and {len(train)} are left to train on after those "
+            f"for the evaluation were taken out; at least {ROWS_MIN} are needed. Add rows, or send a validation_file."
+        )
+    if method == "kto" and len({row.label for row in train}) < 2:
+        raise BadFile(f"'{training.filename}' has only one of the labels true and false; KTO needs both.")
+    counts = {
+        "train": len(train),
+        "train_sources": dict(Counter("uploaded" for _ in train)),
+        "excluded": {"question is held out": len(given) - len(train)} if validation else {},
+    }
+    return [train_row(method, row) for row in train], [held_out_row(row) for row in held_out], counts
+
+
+def _rows(method: Method, file: File) -> list[FileRow]:
+    with uploads.open_content(file.location) as lines:
+        return read_rows(lines, method, file.filename)
+
+
+async def _freeze(
+    connection: AsyncConnection,
+    job: Job,
+    train: Sequence[Row],
+    held_out: Sequence[Row],
+    counts: dict[str, Any],
+) -> Dataset:
+    """Freeze a file's rows, with answers approved earlier among the held-out: the gate asks whether they are kept."""
+    retained = await _retained(connection, job.project, job.model)
+    unique = {row.row_hash: row for row in [*held_out, *retained]}
+    every_held_out = list(unique.values())
+    sources = Counter(row.columns["source"] for row in every_held_out)
+    return await datasets.freeze(
+        connection,
+        project=job.project,
+        model=job.model,
+        method=job.method,
+        rows=sorted([*train, *every_held_out], key=lambda row: row.row_hash),
+        selection={
+            "job_id": job.job_id,
+            "training_file": job.training_file,
+            "validation_file": job.validation_file,
+        },
+        counts={**counts, "held_out": len(every_held_out), "held_out_sources": dict(sources)},
+    )
+
+
+async def _retained(connection: AsyncConnection, project: str, model: str) -> list[Row]:
+    for dataset in await datasets.in_project(connection, project):
+        if dataset.model == model and dataset.counts.get("raters"):
+            held_out = await datasets.rows(connection, dataset.dataset_id, split="held_out")
+            return [row for row in held_out if row.columns["source"] == "approved"][:RETAINED_MAX]
+    return []
+
+
+async def job_recipe(connection: AsyncConnection, job: Job, model: Model) -> Recipe:
+    """The recipe of a job: the model's policy, with what the job asked for in its place."""
+    method, asked = cast(Method, job.method), job.hyperparameters
+    policy = model.policy.training.recipe
+    fields: dict[str, Any] = {"seed": job.seed, "template_hash": served_template_hash(model.base_model)}
+    for name, field in (("n_epochs", "epochs"), ("batch_size", "batch_size"), ("beta", "beta")):
+        if asked.get(name, "auto") != "auto":
+            fields[field] = asked[name]
+    if asked.get("learning_rate_multiplier", "auto") != "auto":
+        rate = default_recipe(method, model.base_model, policy).learning_rate
+        fields["learning_rate"] = rate * asked["learning_rate_multiplier"]
+    if job.start_from is not None:
+        adapter = await adapters.by_id(connection, job.start_from)
+        fields["start_from"] = adapter.path
+    return default_recipe(method, model.base_model, policy, **fields)
