@@ -48,6 +48,7 @@ class Dataset:
     selection: dict[str, Any]
     counts: dict[str, Any]
     created_at: datetime
+    balance: dict[str, Any]
 
 
 def content_hash(method: str, rows: Sequence[Row]) -> str:
@@ -93,6 +94,7 @@ async def freeze(
                     "dataset_id": dataset_id,
                     "row_number": number,
                     "split": row.split,
+                    "method": method,
                     "row_hash": row.row_hash,
                     "columns": row.columns,
                     "rater": row.rater,

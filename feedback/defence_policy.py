@@ -17,8 +17,8 @@ class DefencePolicy(Section):
     identical_corrections_max: int = Field(20, ge=1)
     """No more corrections of the very same text enter a dataset, whoever wrote them."""
     new_facts: Literal["support", "review", "allow"] = "support"
-    """Corrections with numbers, dates, addresses or names that neither question nor answer had: wait until enough raters
-    say the same (`support`), wait for a reviewer (`review`), or enter like others (`allow`)."""
+    """Corrections with numbers, dates, addresses or names that neither question nor answer had: wait until enough
+    raters say the same (`support`), wait for a reviewer (`review`), or enter like others (`allow`)."""
     support_raters_min: int = Field(2, ge=1)
     """Distinct raters who must state a new fact on a topic."""
     support_rater_age_hours_min: float = Field(0.0, ge=0)

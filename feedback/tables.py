@@ -50,6 +50,7 @@ ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "ret
 RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 RUN_PHASES = ("training", "publishing", "evaluating", "done")
 METHODS = ("sft", "dpo", "kto")
+SPLITS = ("train", "held_out", "time_forward", "golden")
 FEEDBACK_KINDS = ("rating", "comment", "demonstration", "preference", "signal")
 COMPLETION_STATUSES = ("ok", "error", "aborted")
 ENGINE_ADAPTER_STATES = ("loaded", "ready", "failed")
@@ -228,7 +229,14 @@ datasets = Table(
     Column("method", Text, nullable=False),
     Column("content_hash", Text, nullable=False, comment="Equal content, equal hash."),
     Column("selection", JSONB, nullable=False, comment="The query and thresholds that chose the rows."),
-    Column("counts", JSONB, nullable=False, comment="Rows per split, balance, and exclusions with reasons."),
+    Column("counts", JSONB, nullable=False, comment="Rows per split, and exclusions with reasons."),
+    Column(
+        "balance",
+        JSONB,
+        nullable=False,
+        server_default="{}",
+        comment="How the rows are spread: retrain.balance.",
+    ),
     moment("created_at"),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
     one_of("method", METHODS),
@@ -241,12 +249,16 @@ dataset_rows = Table(
     Column("dataset_id", Text, ForeignKey("datasets.dataset_id", ondelete="CASCADE"), primary_key=True),
     Column("row_number", Integer, primary_key=True),
     Column("split", Text, nullable=False),
+    Column(
+        "method", Text, nullable=False, comment="Whose columns; a sequence of trainings has rows of each."
+    ),
     Column("row_hash", Text, nullable=False),
     Column("columns", JSONB, nullable=False, comment="TRL's columns for the method."),
     Column("rater", Text),
     Column("completion_ids", ARRAY(Text), nullable=False),
     Column("feedback_ids", ARRAY(Text), nullable=False),
-    one_of("split", ("train", "held_out")),
+    one_of("split", SPLITS),
+    one_of("method", METHODS),
     Index("ix_dataset_rows_completion_ids", "completion_ids", postgresql_using="gin"),
     comment="The rows of a dataset, each with the completions and feedback it came from.",
 )
@@ -449,6 +461,7 @@ audit = Table(
 
 # Registers its tables in `metadata`; it needs what stands above.
 from feedback import import_tables as import_tables  # noqa: E402
+from feedback import review_tables as review_tables  # noqa: E402
 from feedback import tuning_tables as tuning_tables  # noqa: E402
 from feedback import vote_tables as vote_tables  # noqa: E402
 from feedback import watch_tables as watch_tables  # noqa: E402

@@ -1,28 +1,36 @@
-"""What the record knows for training, one effective submission at a time, through a server-side cursor.
+"""What the record knows for training: completions of a model with the effective feedback on each.
 
-Reads only. What becomes a row, and why the rest does not, is decided elsewhere: `ballots` looks at one submission,
-`rules` at all of them. Memory does not grow with the record.
+Reads only. What becomes a row, and why the rest does not, is decided in `data`, without a database.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Text, and_, cast, func, literal, select
+from sqlalchemy import ARRAY, Text, any_, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.completions import for_training
-from feedback.review_tables import reviews
-from feedback.tables import adapters, feedback
+from feedback.tables import adapters, completions, feedback
 
 TRAINING_KINDS = ("rating", "demonstration", "preference")
-BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A completion, as training sees it."""
+class Opinion:
+    """One effective submission about a completion."""
+
+    feedback_id: str
+    rater: str
+    kind: str
+    name: str
+    value: Any
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A completion that somebody said something of."""
 
     completion_id: str
     endpoint: str
@@ -35,170 +43,50 @@ class Answered:
     consent: bool
     withdrawn: bool
     """Whether the version that answered was aborted and has not come back."""
-    version: int
-    session: str | None
-    rater: str | None
-    """Who asked."""
+    opinions: tuple[Opinion, ...] = field(default_factory=tuple)
 
 
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """One effective submission about a completion, or a reviewer's answer to it."""
-
-    feedback_id: str | None
-    review_id: str | None
-    rater: str
-    kind: str
-    name: str
-    value: Any
-    created_at: datetime
-    review: str | None
-    """What a reviewer decided: `included`, `excluded`, `corrected`, or nothing (yet)."""
-    about: Answered
-    preferred: Answered | None = None
-    """The completion that a preference names as the better one."""
-
-
-async def opinions(connection: AsyncConnection, project: str, model: str) -> AsyncIterator[list[Opinion]]:
-    """Everything effective that was said of the model's completions, in batches of no particular order."""
-    for query in (_of_raters(project, model), _of_reviewers(project, model)):
-        async with connection.stream(query, execution_options={"yield_per": BATCH}) as result:
-            async for batch in result.partitions(BATCH):
-                yield [_opinion(row) for row in batch]
-
-
-def _of_raters(project: str, model: str) -> Any:
-    """Effective feedback beside the completion, the one it prefers, and what reviewers decided of either."""
-    about, better = _answered("about"), _answered("better")
-    preferred = and_(
-        feedback.c.kind == "preference",
-        better.c.completion_id == feedback.c.value.op("#>>")(literal("{}")),
-        better.c.project == project,
-        better.c.model == model,
-    )
-    return (
-        select(
-            feedback.c.feedback_id,
-            cast(None, Text).label("review_id"),
-            feedback.c.rater.label("said_by"),
-            feedback.c.kind,
-            feedback.c.name,
-            feedback.c.value,
-            feedback.c.created_at.label("said_at"),
-            _decision(feedback.c.feedback_id).label("review"),
-            *_columns(about, "about"),
-            *_columns(better, "better"),
-        )
-        .join(about, about.c.completion_id == feedback.c.completion_id)
-        .join(better, preferred, isouter=True)
+async def rated_completions(connection: AsyncConnection, project: str, model: str) -> list[Rated]:
+    """Every completion of the model with effective feedback, and those that a preference compares it with."""
+    of_model = (completions.c.project == project) & (completions.c.model == model)
+    query = (
+        select(feedback)
+        .join(completions, completions.c.completion_id == feedback.c.completion_id)
         .where(
-            about.c.project == project,
-            about.c.model == model,
-            feedback.c.project == project,
-            feedback.c.effective,
-            feedback.c.kind.in_(TRAINING_KINDS),
+            of_model, feedback.c.project == project, feedback.c.effective, feedback.c.kind.in_(TRAINING_KINDS)
         )
+        .order_by(feedback.c.created_at, feedback.c.feedback_id)
     )
-
-
-def _of_reviewers(project: str, model: str) -> Any:
-    """Answers that a reviewer wrote, or let in from a proposal."""
-    about, nothing = _answered("about"), cast(None, Text)
-    written = (reviews.c.status == "corrected") | (
-        (reviews.c.kind == "proposal") & (reviews.c.status == "included")
-    )
-    return (
-        select(
-            nothing.label("feedback_id"),
-            reviews.c.review_id,
-            # Their row stands under who asked: erasing that person must find it.
-            func.coalesce(about.c.rater, reviews.c.decided_by).label("said_by"),
-            literal("demonstration").label("kind"),
-            literal("review").label("name"),
-            func.to_jsonb(reviews.c.answer).label("value"),
-            reviews.c.decided_at.label("said_at"),
-            literal("included").label("review"),
-            *_columns(about, "about"),
+    opinions: dict[str, list[Opinion]] = {}
+    for row in await connection.execute(query):
+        opinion = Opinion(row.feedback_id, row.rater, row.kind, row.name, row.value, row.created_at)
+        opinions.setdefault(row.completion_id, []).append(opinion)
+        if row.kind == "preference" and isinstance(row.value, str):
+            opinions.setdefault(row.value, [])
+    return [
+        _rated(row, tuple(opinions[row.completion_id]))
+        for row in await connection.execute(
+            for_training()
+            .add_columns(
+                (adapters.c.aborted_at.is_not(None) & (adapters.c.state != "champion")).label("withdrawn")
+            )
+            .join(adapters, adapters.c.adapter_id == completions.c.adapter_id, isouter=True)
+            .where(of_model, completions.c.completion_id == any_(literal(list(opinions), ARRAY(Text))))
+            .order_by(completions.c.completion_id)
         )
-        .join(about, about.c.completion_id == reviews.c.completion_id)
-        .where(reviews.c.project == project, reviews.c.model == model, written, reviews.c.answer.is_not(None))
-    )
+    ]
 
 
-def _decision(feedback_id: Any) -> Any:
-    """A reviewer's newest decision on a submission, or on its whole completion."""
-    return (
-        select(reviews.c.status)
-        .where(
-            reviews.c.completion_id == feedback.c.completion_id,
-            reviews.c.feedback_id.in_(("", feedback_id)),
-            reviews.c.kind != "proposal",
-            reviews.c.status != "waiting",
-        )
-        .order_by(reviews.c.decided_at.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
-_ANSWERED = (
-    "completion_id",
-    "endpoint",
-    "request",
-    "output_text",
-    "message",
-    "finish_reason",
-    "status",
-    "consent",
-    "withdrawn",
-    "version",
-    "session",
-    "rater",
-)
-
-
-def _answered(name: str) -> Any:
-    completions = for_training().subquery(f"{name}_texts")
-    withdrawn = adapters.c.aborted_at.is_not(None) & (adapters.c.state != "champion")
-    return (
-        select(completions, withdrawn.label("withdrawn"))
-        .join(adapters, adapters.c.adapter_id == completions.c.adapter_id, isouter=True)
-        .subquery(name)
-    )
-
-
-def _columns(answered: Any, prefix: str) -> Sequence[Any]:
-    return [answered.c[name].label(f"{prefix}_{name}") for name in _ANSWERED]
-
-
-def _opinion(row: Any) -> Opinion:
-    values = row._mapping
-    return Opinion(
-        feedback_id=row.feedback_id,
-        review_id=row.review_id,
-        rater=row.said_by,
-        kind=row.kind,
-        name=row.name,
-        value=row.value,
-        created_at=row.said_at,
-        review=row.review,
-        about=_completion(values, "about"),
-        preferred=_completion(values, "better") if values.get("better_completion_id") else None,
-    )
-
-
-def _completion(values: Any, prefix: str) -> Answered:
-    return Answered(
-        completion_id=values[f"{prefix}_completion_id"],
-        endpoint=values[f"{prefix}_endpoint"],
-        request=values[f"{prefix}_request"],
-        answer=values[f"{prefix}_output_text"] or "",
-        has_tool_calls=bool((values[f"{prefix}_message"] or {}).get("tool_calls")),
-        finish_reason=values[f"{prefix}_finish_reason"],
-        status=values[f"{prefix}_status"],
-        consent=values[f"{prefix}_consent"],
-        withdrawn=bool(values[f"{prefix}_withdrawn"]),
-        version=values[f"{prefix}_version"],
-        session=values[f"{prefix}_session"],
-        rater=values[f"{prefix}_rater"],
+def _rated(row: Any, opinions: tuple[Opinion, ...]) -> Rated:
+    return Rated(
+        completion_id=row.completion_id,
+        endpoint=row.endpoint,
+        request=row.request,
+        answer=row.output_text or "",
+        has_tool_calls=bool((row.message or {}).get("tool_calls")),
+        finish_reason=row.finish_reason,
+        status=row.status,
+        consent=row.consent,
+        withdrawn=bool(row.withdrawn),
+        opinions=opinions,
     )

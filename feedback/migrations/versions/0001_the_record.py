@@ -438,7 +438,14 @@ def upgrade() -> None:
             "counts",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="Rows per split, balance, and exclusions with reasons.",
+            comment="Rows per split, and exclusions with reasons.",
+        ),
+        sa.Column(
+            "balance",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+            comment="How the rows are spread: retrain.balance.",
         ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_datasets_method")),
@@ -528,6 +535,12 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.Text(), nullable=False),
         sa.Column("row_number", sa.Integer(), nullable=False),
         sa.Column("split", sa.Text(), nullable=False),
+        sa.Column(
+            "method",
+            sa.Text(),
+            nullable=False,
+            comment="Whose columns; a sequence of trainings has rows of each.",
+        ),
         sa.Column("row_hash", sa.Text(), nullable=False),
         sa.Column(
             "columns",
@@ -538,7 +551,10 @@ def upgrade() -> None:
         sa.Column("rater", sa.Text(), nullable=True),
         sa.Column("completion_ids", sa.ARRAY(sa.Text()), nullable=False),
         sa.Column("feedback_ids", sa.ARRAY(sa.Text()), nullable=False),
-        sa.CheckConstraint("split IN ('train', 'held_out')", name=op.f("ck_dataset_rows_split")),
+        sa.CheckConstraint(
+            "split IN ('train', 'held_out', 'time_forward', 'golden')", name=op.f("ck_dataset_rows_split")
+        ),
+        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_dataset_rows_method")),
         sa.ForeignKeyConstraint(
             ["dataset_id"],
             ["datasets.dataset_id"],
@@ -791,10 +807,13 @@ def upgrade() -> None:
     op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
     _create_watching()
     _create_importing()
+    _create_reviewing()
 
 
 def downgrade() -> None:
     """Take back."""
+    for table in ("golden_items", "reviews", "dataset_exclusions"):
+        op.drop_table(table)
     op.drop_index("ix_imported_completion_id", table_name="imported")
     op.drop_table("imported")
     _drop_watching()
@@ -1067,3 +1086,94 @@ def _drop_watching() -> None:
     op.drop_table("removed_files")
     op.drop_table("champion_watches")
     op.drop_table("rollouts")
+
+
+def _create_reviewing() -> None:
+    """Left-out rows, the review queue, the golden set."""
+    op.create_table(
+        "dataset_exclusions",
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column(
+            "feedback_id", sa.Text(), nullable=True, comment="NULL: a reviewer's correction, or a proposal."
+        ),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"],
+            ["datasets.dataset_id"],
+            name=op.f("fk_dataset_exclusions_dataset_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("dataset_id", "number", name=op.f("pk_dataset_exclusions")),
+        comment="What was said and did not become a row of a dataset, each with the reason. No text.",
+    )
+    op.create_index("ix_dataset_exclusions_reason", "dataset_exclusions", ["dataset_id", "reason"])
+    op.create_table(
+        "reviews",
+        sa.Column("review_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("completion_id", sa.Text(), nullable=False),
+        sa.Column(
+            "feedback_id",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Empty: the whole completion.",
+        ),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column(
+            "reason", sa.Text(), nullable=False, comment="Why it waits, or why an operator took it up."
+        ),
+        sa.Column(
+            "answer",
+            sa.Text(),
+            nullable=True,
+            comment="The proposed or corrected answer; NULL: what the rater wrote.",
+        ),
+        sa.Column("proposed_by", sa.Text(), nullable=False),
+        sa.Column("decided_by", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('completion', 'correction', 'proposal')", name=op.f("ck_reviews_kind")),
+        sa.CheckConstraint(
+            "status IN ('waiting', 'included', 'excluded', 'corrected')", name=op.f("ck_reviews_status")
+        ),
+        sa.ForeignKeyConstraint(
+            ["project", "model"], ["models.project", "models.model"], name=op.f("fk_reviews_project_model")
+        ),
+        sa.PrimaryKeyConstraint("review_id", name=op.f("pk_reviews")),
+        sa.UniqueConstraint(
+            "completion_id", "feedback_id", "kind", name=op.f("uq_reviews_completion_id_feedback_id_kind")
+        ),
+        comment="What a person decides before it is trained on, and what was decided.",
+    )
+    op.create_index("ix_reviews_project_status", "reviews", ["project", "model", "status"])
+    op.create_table(
+        "golden_items",
+        sa.Column("golden_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("prompt_hash", sa.Text(), nullable=False),
+        sa.Column(
+            "prompt",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Plain text, or messages of {role, content}.",
+        ),
+        sa.Column("answer", sa.Text(), nullable=False, comment="The right one."),
+        sa.Column("added_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project", "model"],
+            ["models.project", "models.model"],
+            name=op.f("fk_golden_items_project_model"),
+        ),
+        sa.PrimaryKeyConstraint("golden_id", name=op.f("pk_golden_items")),
+        sa.UniqueConstraint(
+            "project", "model", "prompt_hash", name=op.f("uq_golden_items_project_model_prompt_hash")
+        ),
+        comment="Questions that an operator keeps for evaluation: every dataset has them, none trains on them.",
+    )
