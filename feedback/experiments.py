@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, audit, models
@@ -182,72 +182,6 @@ async def in_project(connection: AsyncConnection, project: str) -> list[Experime
 async def running(connection: AsyncConnection) -> list[Experiment]:
     """Every running experiment of every project."""
     return await _where(connection, experiments.c.status == "running")
-
-
-@dataclass(frozen=True, slots=True)
-class UnitCounts:
-    """What one unit met and said in one arm, while it had one propensity of that arm.
-
-    `requests`, `ups`, `downs` count completions older than the maturation window; `exposed`, `bad`, `errors` count
-    all. A completion is one up or one down, whichever it has more of, and bad when it failed or is down.
-    """
-
-    unit: str
-    arm: str
-    propensity: float
-    requests: int
-    ups: int
-    downs: int
-    exposed: int
-    bad: int
-    errors: int
-    met_at: datetime
-    bad_at: datetime | None
-    error_at: datetime | None
-
-
-_UNIT_COUNTS = text("""
-WITH votes AS (
-    SELECT completion_id,
-           count(*) FILTER (WHERE value = 'true') - count(*) FILTER (WHERE value = 'false') AS net
-    FROM feedback
-    WHERE project = :project AND effective AND kind = 'rating' AND name = 'thumbs'
-    GROUP BY completion_id
-), met AS (
-    SELECT unit, arm, propensity, created_at,
-           created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
-           status = 'error' AS failed,
-           coalesce(net, 0) AS net
-    FROM completions LEFT JOIN votes USING (completion_id)
-    WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
-)
-SELECT unit, arm, propensity,
-       count(*) FILTER (WHERE ripe) AS requests,
-       count(*) FILTER (WHERE ripe AND net > 0) AS ups,
-       count(*) FILTER (WHERE ripe AND net < 0) AS downs,
-       count(*) AS exposed,
-       count(*) FILTER (WHERE failed OR net < 0) AS bad,
-       count(*) FILTER (WHERE failed) AS errors,
-       min(created_at) AS met_at,
-       min(created_at) FILTER (WHERE failed OR net < 0) AS bad_at,
-       min(created_at) FILTER (WHERE failed) AS error_at
-FROM met GROUP BY unit, arm, propensity
-""")
-
-
-async def unit_counts(
-    connection: AsyncConnection, experiment: Experiment, *, maturation_seconds: float
-) -> list[UnitCounts]:
-    """Sums per unit, arm and propensity; every exposed unit is here, rated or not."""
-    rows = await connection.execute(
-        _UNIT_COUNTS,
-        {
-            "project": experiment.project,
-            "experiment_id": experiment.experiment_id,
-            "maturation_seconds": maturation_seconds,
-        },
-    )
-    return [UnitCounts(**row._mapping) for row in rows]
 
 
 async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experiment]:

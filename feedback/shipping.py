@@ -1,4 +1,4 @@
-"""The operator's verbs: approve, reject, start a canary, promote, abort, roll back.
+"""The operator's verbs: approve, reject, start a canary, pause, resume, promote, abort, roll back.
 
 The command line, `/admin/v1`, the console and the worker all come through here, so each verb means one thing. Every
 one is a single transaction: registry, experiment and audit row change together or not at all.
@@ -6,7 +6,7 @@ one is a single transaction: registry, experiment and audit row change together 
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments, models
+from feedback import adapters, experiments, models, rollouts, version_files
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, Experiment
@@ -38,6 +38,22 @@ async def start_canary(connection: AsyncConnection, project: str, reference: str
     """Send the first step's share of traffic to an approved version."""
     candidate = await adapters.get(connection, project, reference)
     return await experiments.start_canary(connection, candidate, by=by)
+
+
+async def pause(
+    connection: AsyncConnection, project: str, model: str, *, by: str, reason: str
+) -> rollouts.Rollout:
+    """Keep the canary at its share; guardrails go on watching it."""
+    split = await rollouts.running_split(connection, project, model)
+    return await rollouts.pause(connection, split, by=by, reason=reason)
+
+
+async def resume(
+    connection: AsyncConnection, project: str, model: str, *, by: str, reason: str = ""
+) -> rollouts.Rollout:
+    """Let a paused rollout go on."""
+    split = await rollouts.running_split(connection, project, model)
+    return await rollouts.resume(connection, split, by=by, reason=reason)
 
 
 async def promote(
@@ -92,4 +108,6 @@ async def roll_back(
     """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too."""
     if await experiments.of_model(connection, project, model) is not None:
         await abort(connection, project, model, by=by, reason="the champion is rolled back")
-    return await adapters.roll_back(connection, project, model, to=to, by=by, reason=reason)
+    restored = await adapters.roll_back(connection, project, model, to=to, by=by, reason=reason)
+    await version_files.require(connection, restored)
+    return restored

@@ -20,6 +20,7 @@ from monitoring.sequential import (
     RatioSums,
     beta_prior,
     design_effect,
+    difference_log_evidence,
     difference_margin,
     floats,
     harm_prior,
@@ -160,27 +161,80 @@ def first_events(pair: Pair, happened: Mark, prior: OddsPrior, *, odds_limit: fl
     return Events(int(inside.sum()), int(outside.sum()), evidence)
 
 
-def counted_bad_answers(pair: Pair, *, units_min: int, odds_limit: float = 1.0) -> Events:
-    """Test on every bad answer, against the traffic that the arms really had; a lost row cannot raise it.
+def counted_events(
+    pair: Pair,
+    happened: Column,
+    among: Column,
+    prior: OddsPrior,
+    *,
+    units_min: int,
+    odds_limit: float = 1.0,
+) -> Events:
+    """Test on every event, against the traffic that the arms really had; a lost row cannot raise it.
 
-    Answers to one unit resemble each other, so the counts are divided by their design effect, which takes `units_min`
-    units per arm to estimate: before that there is no evidence. It uses all requests of a unit, which finds a doubling
-    of independent bad answers in about half the traffic that `first_events` needs.
+    `happened` and `among` take columns (rows,): events, and the requests that they are counted among. Answers to one
+    unit resemble each other, so the counts are divided by their design effect, which takes `units_min` units per arm to
+    estimate: before that there is no evidence. It uses all requests of a unit, which finds a doubling of independent
+    events in about half the traffic that `first_events` needs.
     """
-    arms = tuple(
-        RatioSums.of(arm.per_unit(arm.bad), arm.per_unit(arm.exposed))
-        for arm in (pair.candidate, pair.control)
-    )
-    totals = int(pair.candidate.bad.sum()), int(pair.control.bad.sum())
+    sides = (pair.candidate, pair.control)
+    arms = tuple(RatioSums.of(arm.per_unit(happened(arm)), arm.per_unit(among(arm))) for arm in sides)
+    totals = int(happened(pair.candidate).sum()), int(happened(pair.control).sum())
     if min(arms[0].units, arms[1].units) < units_min:
         return Events(*totals, log_evidence=0.0)
     effect = design_effect((arms[0], arms[1]))
-    requests = pair.candidate.per_group(pair.candidate.exposed), pair.control.per_group(pair.control.exposed)
+    requests = [arm.per_group(among(arm)) for arm in sides]
     comparable = (requests[0] > 0) & (requests[1] > 0)
-    inside = pair.candidate.per_group(pair.candidate.bad)[comparable] / effect
-    outside = pair.control.per_group(pair.control.bad)[comparable] / effect
+    inside, outside = (arm.per_group(happened(arm))[comparable] / effect for arm in sides)
     share = requests[0][comparable] / (requests[0] + requests[1])[comparable]
-    return Events(*totals, _log_evidence(inside, outside, _tilted(share, odds_limit), BAD_ANSWERS_PRIOR))
+    return Events(*totals, _log_evidence(inside, outside, _tilted(share, odds_limit), prior))
+
+
+@dataclass(frozen=True, slots=True)
+class Typical:
+    """Typical (geometric mean) values of candidate and control, None before there is one, and the log evidence.
+
+    `low` is evidence that the candidate's is too small, `high` that it is too large.
+    """
+
+    candidate: float | None
+    control: float | None
+    low: float
+    high: float
+
+
+def typical_values(
+    pair: Pair,
+    logs: Column,
+    count: Column,
+    *,
+    units_min: int,
+    ratio: tuple[float, float],
+    alpha: float,
+    tightest_at: float,
+) -> Typical:
+    """Test whether the candidate's typical value lies outside `ratio` (low, high) times the control's.
+
+    The mean logarithm is compared, so one answer that took a minute does not hide a thousand. Units are clusters, as in
+    `Comparison`; `alpha` is one-sided, for either side.
+    """
+    arms = pair.ratios(logs, count)
+    units, variances = (
+        (arms[0].units, arms[1].units),
+        (arms[0].cautious_variance, arms[1].cautious_variance),
+    )
+    seen = [float(np.exp(arm.ratio)) if float(arm.units) else None for arm in arms]
+    if min(float(arms[0].units), float(arms[1].units)) < units_min:
+        return Typical(seen[0], seen[1], low=0.0, high=0.0)
+
+    def evidence(distance: float) -> float:
+        return float(
+            difference_log_evidence(distance, units, variances, alpha=2.0 * alpha, tightest_at=tightest_at)
+        )
+
+    difference = _difference(arms)
+    low, high = evidence(np.log(ratio[0]) - difference), evidence(difference - np.log(ratio[1]))
+    return Typical(seen[0], seen[1], low=low, high=high)
 
 
 def _tilted(share: Floats, odds: float) -> Floats:

@@ -47,6 +47,10 @@ class UnitOutcome:
     `exposed`, `bad` and `errors` count every request; without them, `requests` and `errors + downs` stand in. The
     moments (when the unit met this arm, had its first bad answer there, its first error) say which row of a unit came
     first; they are needed only where a unit has several rows.
+
+    The rest is for guardrails and counts every request: answers that the client left (`aborted`), that refuse, that
+    were asked for again; and sums of natural logarithms with the number of values in them: seconds to the first token
+    of `first_tokens` streams, seconds per later token of `later_tokens` streams, tokens of `answers` whole answers.
     """
 
     unit: str
@@ -61,6 +65,21 @@ class UnitOutcome:
     met_at: datetime | None = None
     bad_at: datetime | None = None
     error_at: datetime | None = None
+    aborted: int = 0
+    refused: int = 0
+    regenerated: int = 0
+    first_tokens: int = 0
+    log_first_token_seconds: float = 0.0
+    later_tokens: int = 0
+    log_later_token_seconds: float = 0.0
+    answers: int = 0
+    log_answer_tokens: float = 0.0
+
+
+MEASURES = (
+    "aborted", "refused", "regenerated", "first_tokens", "log_first_token_seconds", "later_tokens",
+    "log_later_token_seconds", "answers", "log_answer_tokens",
+)  # fmt: skip
 
 
 def aggregate(
@@ -115,7 +134,8 @@ class Outcomes:
 
     `unit` (rows,) numbers the units, `arm` (rows,) indexes `arms`, `group` (rows,) indexes `shares` (groups, arms): one
     group per distinct split of the traffic. `met`, `first_bad`, `first_error` (rows,) mark the one row of each unit in
-    which it entered the experiment, had its first bad answer, its first error.
+    which it entered the experiment, had its first bad answer, its first error. `measures` holds the columns that are
+    named in `MEASURES`, (rows,) each.
     """
 
     arms: tuple[str, ...]
@@ -132,6 +152,7 @@ class Outcomes:
     met: NDArray[np.bool_]
     first_bad: NDArray[np.bool_]
     first_error: NDArray[np.bool_]
+    measures: Mapping[str, Floats]
 
     @classmethod
     def of(cls, rows: Sequence[UnitOutcome], weights: Mapping[str, float]) -> Self:
@@ -163,6 +184,7 @@ class Outcomes:
             met=_earliest(unit, [row.met_at for row in rows], exposed > 0),
             first_bad=_earliest(unit, [row.bad_at or row.met_at for row in rows], bad > 0),
             first_error=_earliest(unit, [row.error_at or row.met_at for row in rows], errors > 0),
+            measures={name: floats([getattr(row, name) for row in rows]) for name in MEASURES},
         )
 
     def only(self, keep: NDArray[np.bool_]) -> Self:
@@ -171,7 +193,8 @@ class Outcomes:
             "unit", "arm", "group", "requests", "ups", "downs", "errors", "exposed", "bad", "met", "first_bad",
             "first_error",
         )  # fmt: skip
-        return replace(self, **{name: getattr(self, name)[keep] for name in per_row})
+        kept = {name: getattr(self, name)[keep] for name in per_row}
+        return replace(self, **kept, measures={name: column[keep] for name, column in self.measures.items()})
 
     def per_unit(self, values: Floats) -> Floats:
         """Sum a column (rows,) over the rows of each unit: (units,)."""

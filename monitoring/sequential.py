@@ -3,9 +3,9 @@
 Every function is pure, works on plain numbers and on whole arrays at once (the simulations in `tests/bench/verdicts.py`
 run on the very code that decides), and keeps its error rate when it is read after every event and acted on at once.
 
-`bernoulli_interval` and `share_log_bayes_factor` hold exactly, at any sample size. `mixture_margin` and
-`difference_margin` hold from some fifty independent units on. `wilson_interval` holds at one look only, chosen
-beforehand. Nothing here knows what a completion or a database is.
+`bernoulli_interval` and `share_log_bayes_factor` hold exactly, at any sample size. `mixture_margin`,
+`difference_margin` and `difference_log_evidence` hold from some fifty independent units on. `wilson_interval` holds at
+one look only, chosen beforehand. Nothing here knows what a completion or a database is.
 
 Sources: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic confidence
 sequences" (2024); Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences"
@@ -77,6 +77,30 @@ def difference_margin(
     variance = safe_total * np.where(known, spread, 1.0)
     rho_squared = mixture_rho_squared(tightest_at, variance, alpha=alpha)
     return np.where(known, mixture_margin(safe_total, variance, rho_squared, alpha=alpha), np.inf)
+
+
+def difference_log_evidence(
+    difference: ArrayLike,
+    units: tuple[ArrayLike, ArrayLike],
+    variances: tuple[ArrayLike, ArrayLike],
+    *,
+    alpha: float,
+    tightest_at: float,
+) -> Floats:
+    """Log evidence that a difference of two arms' means or ratios is above zero: the test behind `difference_margin`.
+
+    It reaches ln(1/alpha) exactly when the difference exceeds the margin at `alpha`. Never above zero where the
+    difference is not positive or the variances are unknown.
+    """
+    total = floats(units[0]) + floats(units[1])
+    spread = floats(variances[0]) + floats(variances[1])
+    known = (spread > 0.0) & np.isfinite(spread) & (total > 0.0) & (floats(difference) > 0.0)
+    t = np.where(known, total, 1.0)
+    variance = t * np.where(known, spread, 1.0)
+    rho_squared = mixture_rho_squared(tightest_at, variance, alpha=alpha)
+    width = t * variance * rho_squared + 1.0
+    evidence = (floats(difference) * t) ** 2 * rho_squared / (2.0 * width) - 0.5 * np.log(width)
+    return np.where(known, evidence, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,28 +14,12 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Literal
 
-from monitoring.evidence import (
-    BAD_ANSWERS_PRIOR,
-    ERRORS_PRIOR,
-    Comparison,
-    Events,
-    Pair,
-    counted_bad_answers,
-    first_events,
-    sample_ratio,
-)
+from monitoring.evidence import Comparison, Pair, sample_ratio
+from monitoring.guardrails import Guardrail, GuardrailRules, watch
 from monitoring.outcomes import Outcomes, UnitOutcome
 from monitoring.sequential import bernoulli_interval
 
 State = Literal["insufficient_data", "inconclusive", "better", "worse"]
-
-HARM_BUDGET: Mapping[str, float] = {
-    "bad_answers": 0.80,
-    "units_with_bad_answers": 0.10,
-    "units_with_errors": 0.05,
-    "ratings": 0.05,
-}
-"""How `guardrail_alpha` is divided over the tests that can call a candidate worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +52,12 @@ class ExperimentPolicy:
     """Net approval per request that a candidate may lose before it is worse."""
     bad_odds_limit: float = 1.0
     """Bad answers that a candidate may give, as a multiple of the control's."""
+    odds_max: Mapping[str, float] = field(default_factory=dict)
+    """The same by guardrail, for the events that `monitoring.guardrails` counts."""
+    ratios: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Multiples of the control's typical value that are tolerated, (low, high) by guardrail."""
+    pausing: frozenset[str] = frozenset()
+    """Guardrails that make a verdict inconclusive when they fire, not `worse`."""
     coverage_ratio_limit: float = 2.0
     """Votes per request may differ between the arms by this factor; beyond it ratings are not compared."""
     tightest_at_units: float = 2000.0
@@ -95,9 +85,23 @@ class ExperimentPolicy:
         if self.bad_odds_limit < 1.0 or self.coverage_ratio_limit < 1.0:
             raise ValueError("bad_odds_limit and coverage_ratio_limit are multiples, expected at least 1.")
 
+    @property
+    def rules(self) -> GuardrailRules:
+        """What the guardrails tolerate."""
+        return GuardrailRules(
+            alpha=self.guardrail_alpha,
+            units_min=self.units_min,
+            tightest_at_units=self.tightest_at_units,
+            odds_max={"bad_answers": self.bad_odds_limit} | dict(self.odds_max),
+            ratios=self.ratios,
+            pausing=self.pausing,
+            control=self.control,
+            candidate=self.candidate,
+        )
+
     def harm_alpha(self, test: str) -> float:
-        """The part of `guardrail_alpha` that one test of `HARM_BUDGET` may spend."""
-        return self.guardrail_alpha * HARM_BUDGET[test]
+        """The part of `guardrail_alpha` that one test of `monitoring.guardrails.HARM_BUDGET` may spend."""
+        return self.rules.harm_alpha(test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +129,6 @@ class ArmNumbers:
     bad_per_request: float | None
     bad_unit_low: float
     bad_unit_high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Guardrail:
-    """One test for harm. It has fired when `log_evidence` reaches `threshold`, the log of one over its error rate."""
-
-    name: str
-    fired: bool
-    log_evidence: float
-    threshold: float
-    candidate: int
-    control: int
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +175,7 @@ def decide(outcomes: Sequence[UnitOutcome], policy: ExperimentPolicy) -> Verdict
         harm_alpha=policy.harm_alpha("ratings"),
         tightest_at=policy.tightest_at_units,
     )
-    split, guardrails = _check_split(seen, policy), _watch(pair, policy)
+    split, guardrails = _check_split(seen, policy), watch(pair, policy.rules)
     state, sentence = _conclude(policy, compared, split, guardrails)
     known = _enough(compared, policy)
     return Verdict(
@@ -205,8 +196,14 @@ def _conclude(
     """The order matters: on a broken split no number can be trusted, and harm must not wait for ratings."""
     if split.broken:
         return "inconclusive", split.sentence
-    if fired := [guardrail for guardrail in guardrails if guardrail.fired]:
-        return "worse", fired[0].sentence
+    fired = [one for one in guardrails if one.fired]
+    if aborting := [one for one in fired if one.action == "abort"]:
+        return "worse", aborting[0].sentence
+    state, sentence = _compare(policy, compared)
+    return ("inconclusive", fired[0].sentence) if fired and state != "worse" else (state, sentence)
+
+
+def _compare(policy: ExperimentPolicy, compared: Comparison) -> tuple[State, str]:
     if not _enough(compared, policy):
         return "insufficient_data", _too_early(policy, compared)
     if compared.coverage_differs and _lopsided(compared.coverage, policy.coverage_ratio_limit):
@@ -231,43 +228,6 @@ def _enough(compared: Comparison, policy: ExperimentPolicy) -> bool:
 
 def _lopsided(coverage: tuple[float, float], limit: float) -> bool:
     return max(coverage) > limit * min(coverage)
-
-
-def _watch(pair: Pair, policy: ExperimentPolicy) -> tuple[Guardrail, ...]:
-    """The guardrails, the exact ones last: they have less evidence to say the same with."""
-    limit = policy.bad_odds_limit
-    counted = counted_bad_answers(pair, units_min=policy.units_min, odds_limit=limit)
-    first_bad = first_events(pair, lambda arm: arm.first_bad, BAD_ANSWERS_PRIOR, odds_limit=limit)
-    first_error = first_events(pair, lambda arm: arm.first_error, ERRORS_PRIOR, odds_limit=limit)
-    exposed = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
-    units = len(set(pair.candidate.unit)), len(set(pair.control.unit))
-    return (
-        _guardrail("bad_answers", "requests failed or were voted down", counted, exposed, policy),
-        _guardrail("units_with_errors", "raters met an error", first_error, units, policy),
-        _guardrail("units_with_bad_answers", "raters met a bad answer", first_bad, units, policy),
-    )
-
-
-def _guardrail(
-    name: str, what: str, events: Events, total: tuple[int, int], policy: ExperimentPolicy
-) -> Guardrail:
-    alpha = policy.harm_alpha(name)
-    fired = events.log_evidence >= log(1.0 / alpha)
-    counts = f"{events.candidate} of {total[0]} {what}, {events.control} of {total[1]} in {policy.control}"
-    return Guardrail(
-        name=name,
-        fired=fired,
-        log_evidence=events.log_evidence,
-        threshold=log(1.0 / alpha),
-        candidate=events.candidate,
-        control=events.control,
-        sentence=(
-            f"{_capital(policy.candidate)} is worse than {policy.control}: {counts}; "
-            f"an equal one would show this at most {alpha:.2%} of the time."
-            if fired
-            else f"No harm shown by {policy.candidate}: {counts}."
-        ),
-    )
 
 
 def _check_split(seen: Outcomes, policy: ExperimentPolicy) -> SampleRatio:

@@ -1,26 +1,31 @@
-"""Move a running canary along: judge it, abort it when it is worse, widen it when its step is done.
+"""Move a running canary along: judge it, abort it when it is worse, pause or widen it as its policy says.
 
-What happens on its own is little: a worse canary is aborted, a step that has been open long enough is followed by the
-next one of the policy that an operator approved. Only where the policy says `approval = "automatic"` does the worker
-approve a candidate that passed its gate, and promote one whose verdict is `better`. A verdict that is missing,
-undecided or built on too little moves nothing; what was aborted stays out until a person says otherwise.
+What happens on its own is little: a worse canary is aborted; one that a person should look at is paused; a step that
+has been open long enough is followed by the next one of the policy that an operator approved. Only where the policy
+says `approval = "automatic"` does the worker approve a candidate that passed its gate, and promote one whose verdict is
+`better`. A verdict that is missing, undecided or built on too little moves nothing; what was aborted stays out, and
+what a person paused stays paused, until a person says otherwise.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments, models, shipping
+from feedback import adapters, experiments, exposures, models, rollouts, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.models import Model
 from feedback.policy import RolloutPolicy
+from monitoring.guardrails import MANY
 from monitoring.outcomes import UnitOutcome
 from monitoring.verdict import ExperimentPolicy, Verdict, decide
+from retrain.rollout_steps import causes_to_pause, next_step
+
+log = structlog.get_logger(__name__)
 
 
 async def tick(database: Database) -> list[str]:
@@ -33,8 +38,14 @@ async def tick(database: Database) -> list[str]:
         every_model = await models.every(connection)
     done: list[str] = []
     for experiment in running:
-        async with database.begin() as connection:
-            done += await _advance(connection, experiment)
+        try:
+            async with database.begin() as connection:
+                done += await _advance(connection, experiment)
+        except IllegalMove:
+            # A person promoted or aborted it between our reading and now; their decision stands.
+            continue
+        except (ValueError, ArithmeticError):
+            log.exception("a canary cannot be judged", experiment_id=experiment.experiment_id)
     for model in every_model:
         if model.policy.approval == "automatic":
             async with database.begin() as connection:
@@ -44,41 +55,58 @@ async def tick(database: Database) -> list[str]:
 
 async def judge(connection: AsyncConnection, experiment: Experiment, policy: RolloutPolicy) -> Verdict:
     """The verdict on everything recorded so far, stored beside the experiment."""
-    counts = await experiments.unit_counts(
-        connection, experiment, maturation_seconds=policy.maturation_seconds
-    )
-    verdict = decide([UnitOutcome(**asdict(one)) for one in counts], _experiment_policy(experiment, policy))
+    counts = await exposures.unit_counts(connection, experiment, maturation_seconds=policy.maturation_seconds)
+    verdict = decide([UnitOutcome(**asdict(one)) for one in counts], experiment_policy(experiment, policy))
     await experiments.store_verdict(connection, experiment, asdict(verdict))
     return verdict
 
 
-async def _advance(connection: AsyncConnection, experiment: Experiment) -> list[str]:
+async def _advance(connection: AsyncConnection, seen: Experiment) -> list[str]:
+    experiment = await experiments.get(connection, seen.project, seen.experiment_id)
+    if experiment.status != "running":
+        return []
     model = await models.get(connection, experiment.project, experiment.model)
-    policy = model.policy.rollout
+    policy, now = model.policy.rollout, datetime.now(UTC)
     verdict = await judge(connection, experiment, policy)
     if verdict.state == "worse":
         return await _abort(connection, experiment, verdict)
-    share = next_share(experiment, policy, verdict, now=datetime.now(UTC))
-    if share is not None:
-        await experiments.widen(connection, experiment, step=share[0], share=share[1], by=AUTOMATIC_ACTOR)
-        return [f"{experiment.model}: the canary now answers {share[1]:.0%} of raters. {verdict.sentence}"]
-    if verdict.state == "better" and model.policy.approval == "automatic":
-        candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
-        await shipping.promote(
-            connection, model.project, candidate.name, by=AUTOMATIC_ACTOR, reason="the verdict is better"
-        )
-        return [f"{candidate.name} is the champion. {verdict.sentence}"]
-    return []
+    standing = await rollouts.of(connection, experiment.experiment_id)
+    if standing.paused:
+        return []
+    for cause in causes_to_pause(experiment, policy, verdict):
+        if cause.name not in standing.accepted:
+            return await _pause(connection, experiment, cause.name, cause.sentence)
+    automatic = model.policy.approval == "automatic"
+    if verdict.state == "better" and automatic and policy.may_widen(now):
+        return await _promote(connection, experiment, model, verdict)
+    step = next_step(experiment, policy, verdict, now=now)
+    if standing.waiting_for != (step.waiting_for or None):
+        await rollouts.note_waiting(connection, experiment, step.waiting_for or None)
+    if step.index is None:
+        return []
+    await experiments.widen(connection, experiment, step=step.index, share=step.share, by=AUTOMATIC_ACTOR)
+    return [f"{experiment.model}: the canary now answers {step.share:.0%} of raters. {verdict.sentence}"]
+
+
+async def _pause(connection: AsyncConnection, experiment: Experiment, cause: str, why: str) -> list[str]:
+    await rollouts.pause(connection, experiment, cause=cause, by=AUTOMATIC_ACTOR, reason=why)
+    return [f"{experiment.model}: the rollout is paused until a person resumes it. {why}"]
+
+
+async def _promote(
+    connection: AsyncConnection, experiment: Experiment, model: Model, verdict: Verdict
+) -> list[str]:
+    candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
+    await shipping.promote(
+        connection, model.project, candidate.name, by=AUTOMATIC_ACTOR, reason="the verdict is better"
+    )
+    return [f"{candidate.name} is the champion. {verdict.sentence}"]
 
 
 async def _abort(connection: AsyncConnection, experiment: Experiment, verdict: Verdict) -> list[str]:
-    try:
-        aborted = await shipping.abort(
-            connection, experiment.project, experiment.model, by=AUTOMATIC_ACTOR, reason=verdict.sentence
-        )
-    except IllegalMove:
-        # A person promoted or aborted it between our reading and now; their decision stands.
-        return []
+    aborted = await shipping.abort(
+        connection, experiment.project, experiment.model, by=AUTOMATIC_ACTOR, reason=verdict.sentence
+    )
     return [f"{aborted.name} was aborted: {verdict.sentence}"]
 
 
@@ -95,27 +123,11 @@ async def _ship_candidate(connection: AsyncConnection, model: Model) -> list[str
     return [f"{newest.name} meets its first traffic: {reason}."]
 
 
-def next_share(
-    experiment: Experiment, policy: RolloutPolicy, verdict: Verdict, *, now: datetime
-) -> tuple[int, float] | None:
-    """The step to go to and its share of units, or None while the canary stays where it is.
-
-    A step is done when it has been open for `step_seconds_min` and `step_units_min` units have met the candidate for
-    each step so far. On a split that does not hold what was logged, nothing is widened.
-    """
-    following = experiment.step + 1
-    if following >= len(policy.steps) or verdict.sample_ratio.broken:
-        return None
-    open_seconds = (now - experiment.step_started_at).total_seconds()
-    met = next(arm.units for arm in verdict.arms if arm.arm == CANDIDATE_ARM)
-    if open_seconds < policy.step_seconds_min or met < policy.step_units_min * following:
-        return None
-    return following, policy.steps[following]
-
-
-def _experiment_policy(experiment: Experiment, policy: RolloutPolicy) -> ExperimentPolicy:
+def experiment_policy(experiment: Experiment, policy: RolloutPolicy) -> ExperimentPolicy:
+    """What the verdict on this split demands, by the model's policy."""
+    limits = policy.guardrails
     return ExperimentPolicy(
-        weights={arm.arm: arm.weight for arm in _control_first(experiment)},
+        weights={name: experiment.arm(name).weight for name in (CHAMPION_ARM, CANDIDATE_ARM)},
         control=CHAMPION_ARM,
         candidate=CANDIDATE_ARM,
         alpha=policy.alpha,
@@ -123,8 +135,17 @@ def _experiment_policy(experiment: Experiment, policy: RolloutPolicy) -> Experim
         units_min=policy.units_min,
         rated_units_min=policy.rated_units_min,
         maturation_seconds=policy.maturation_seconds,
+        bad_odds_limit=limits.bad_answers_odds_max,
+        odds_max={
+            "units_with_errors": limits.errors_odds_max,
+            "refusals": limits.refusals_odds_max,
+            "client_aborts": limits.client_aborts_odds_max,
+            "regenerations": limits.regenerations_odds_max,
+        },
+        ratios={
+            "time_to_first_token": (1.0 / MANY, limits.time_to_first_token_ratio_max),
+            "time_per_output_token": (1.0 / MANY, limits.time_per_output_token_ratio_max),
+            "output_tokens": (limits.output_tokens_ratio_min, limits.output_tokens_ratio_max),
+        },
+        pausing=frozenset(limits.pausing),
     )
-
-
-def _control_first(experiment: Experiment) -> Sequence[experiments.Arm]:
-    return (experiment.arm(CHAMPION_ARM), experiment.arm(CANDIDATE_ARM))

@@ -26,13 +26,11 @@ from feedback.errors import Conflict
 from feedback.models import Model
 from feedback.settings import FeedbackSettings
 from feedback.tables import completions, feedback
-from retrain.champion_watch import tick as watch_champions
+from retrain.duties import watching
 from retrain.plan import make_plan, queue
 from retrain.rated import TRAINING_KINDS
 from retrain.requests import answer_requests
-from retrain.rollout import tick as roll_out
 from retrain.settings import RetrainSettings
-from retrain.version_retention import tick as remove_files
 from retrain.worker import Worker
 
 STANDBY_SECONDS = 1.0
@@ -114,13 +112,7 @@ async def _lead(
     duties: list[tuple[str, float, Callable[[], Awaitable[Any]]]] = [
         ("requests", settings.worker_tick_seconds, lambda: answer_requests(database)),
         ("runs", settings.worker_tick_seconds, worker.tick),
-        ("rollouts", settings.worker_tick_seconds, lambda: _say("rollout", roll_out(database))),
-        ("champions", settings.watch_interval_seconds, lambda: _say("champion", watch_champions(database))),
-        (
-            "version files",
-            settings.watch_interval_seconds,
-            lambda: _say("version files", remove_files(database, state_dir / "adapters")),
-        ),
+        *watching(database, state_dir, settings),
         ("trigger", settings.trigger_check_seconds, trigger.check),
     ]
     for name, seconds, duty in duties:
@@ -147,11 +139,6 @@ async def _guarded(name: str, duty: Callable[[], Awaitable[Any]]) -> None:
         log.warning("the database is away", duty=name, error=str(error))
     except Exception:
         log.exception("duty failed", duty=name)
-
-
-async def _say(duty: str, work: Awaitable[list[str]]) -> None:
-    for sentence in await work:
-        log.info(duty, did=sentence)
 
 
 class Trigger:

@@ -21,6 +21,7 @@ from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
 from serving.admin import admin_router
 from serving.admin_runs import admin_runs_router
+from serving.admin_watch import admin_watch_router
 from serving.asked import CHAT, TEXT
 from serving.drain import spool_submission
 from serving.errors import ApiError
@@ -55,6 +56,7 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
     app.include_router(feedback_router(_feedback_deps))
     app.include_router(admin_router(_admin_deps))
+    app.include_router(admin_watch_router(_admin_deps))
     app.include_router(admin_runs_router(_admin_deps))
     app.include_router(files_router(lambda request: _tuning_deps(request, record)))
     app.include_router(fine_tuning_router(lambda request: _tuning_deps(request, record)))

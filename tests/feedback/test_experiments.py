@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from feedback import experiments, submissions
+from feedback import experiments, exposures, submissions
 from feedback.completions import insert_many
 from feedback.database import Database
-from feedback.experiments import Experiment, UnitCounts
+from feedback.experiments import Experiment
+from feedback.exposures import UnitCounts
 from tests.builders import PROJECT, a_completion, a_rated_completion, an_adapter
 
 
@@ -24,7 +25,7 @@ async def counts(
     database: Database, experiment: Experiment, maturation_seconds: float = 0.0
 ) -> list[UnitCounts]:
     async with database.begin() as connection:
-        return await experiments.unit_counts(connection, experiment, maturation_seconds=maturation_seconds)
+        return await exposures.unit_counts(connection, experiment, maturation_seconds=maturation_seconds)
 
 
 async def test_units_count_whether_or_not_they_rated(database: Database) -> None:

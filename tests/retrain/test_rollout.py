@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from feedback import adapters, audit, experiments, shipping
+from feedback import adapters, audit, experiments, rollouts, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.completions import insert_many
 from feedback.database import Database
@@ -14,7 +14,9 @@ from feedback.policy import ModelPolicy, RolloutPolicy
 from retrain import rollout
 from tests.builders import PROJECT, a_completion, a_model, a_rated_completion, an_adapter
 
-QUICK = RolloutPolicy(steps=(0.1, 0.5), step_seconds_min=0, step_units_min=10, units_min=50)
+QUICK = RolloutPolicy(
+    steps=(0.1, 0.5), step_seconds_min=0, step_units_min=10, step_requests_min=10, units_min=50
+)
 
 
 async def a_canary(connection: Any, policy: ModelPolicy | None = None) -> Experiment:
@@ -80,14 +82,116 @@ async def test_a_step_that_enough_units_have_met_is_followed_by_the_next(databas
     assert (found.step, found.arm("candidate").weight, found.arm("champion").weight) == (1, 0.5, 0.5)
 
 
-async def test_a_split_that_does_not_hold_is_not_widened(database: Database) -> None:
+async def standing_of(database: Database, experiment: Experiment) -> tuple[Experiment, rollouts.Rollout]:
+    async with database.begin() as connection:
+        return (
+            await experiments.get(connection, PROJECT, experiment.experiment_id),
+            await rollouts.of(connection, experiment.experiment_id),
+        )
+
+
+async def test_a_split_that_does_not_hold_pauses_the_rollout_and_says_why(database: Database) -> None:
     async with database.begin() as connection:
         experiment = await a_canary(connection)
         await traffic(connection, experiment, "candidate", 60, up=None, propensity=0.1)
-    assert await rollout.tick(database) == []
-    async with database.begin() as connection:
-        found = await experiments.get(connection, PROJECT, experiment.experiment_id)
+    assert len(await rollout.tick(database)) == 1
+    found, standing = await standing_of(database, experiment)
     assert found.verdict is not None and found.verdict["sample_ratio"]["broken"]
+    assert found.step == 0 and standing.paused_by == AUTOMATIC_ACTOR
+    assert standing.pause_reason == found.verdict["sample_ratio"]["sentence"]
+
+
+async def test_what_a_person_resumed_over_does_not_pause_again_and_is_still_not_widened(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        await traffic(connection, experiment, "candidate", 60, up=None, propensity=0.1)
+    await rollout.tick(database)
+    async with database.begin() as connection:
+        await shipping.resume(connection, PROJECT, "support", by="ada")
+    assert await rollout.tick(database) == []
+    found, standing = await standing_of(database, experiment)
+    assert not standing.paused and found.step == 0
+    assert standing.waiting_for == "The next step, 50%, waits for a split that holds."
+
+
+async def test_a_paused_rollout_is_not_widened_until_a_person_resumes_it(database: Database) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        for arm in ("champion", "candidate"):
+            await traffic(connection, experiment, arm, 12, up=None)
+        await shipping.pause(connection, PROJECT, "support", by="ada", reason="the shop moves")
+    assert await rollout.tick(database) == []
+    assert (await standing_of(database, experiment))[0].step == 0
+    async with database.begin() as connection:
+        await shipping.resume(connection, PROJECT, "support", by="ada")
+    assert len(await rollout.tick(database)) == 1
+    assert (await standing_of(database, experiment))[0].step == 1
+
+
+async def test_a_paused_rollout_is_aborted_all_the_same_when_it_does_harm(database: Database) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        await shipping.pause(connection, PROJECT, "support", by="ada", reason="the shop moves")
+        await traffic(connection, experiment, "champion", 60, up=True)
+        await traffic(connection, experiment, "candidate", 60, up=False)
+    await rollout.tick(database)
+    assert (await standing_of(database, experiment))[0].outcome == "aborted"
+
+
+async def test_the_policy_may_pause_at_a_step_for_every_candidate(database: Database) -> None:
+    policy = QUICK.model_copy(update={"pause_at": (0.1,)})
+    async with database.begin() as connection:
+        experiment = await a_canary(connection, ModelPolicy(rollout=policy))
+        for arm in ("champion", "candidate"):
+            await traffic(connection, experiment, arm, 12, up=None)
+    [said] = await rollout.tick(database)
+    assert said.endswith("The policy pauses every rollout at 10%.")
+    async with database.begin() as connection:
+        await shipping.resume(connection, PROJECT, "support", by="ada", reason="looks fine")
+        entry = (await audit.entries(connection, PROJECT, subject="support"))[0]
+    assert (entry.actor, entry.action, entry.detail["reason"]) == ("ada", "rollout.resume", "looks fine")
+    await rollout.tick(database)
+    assert (await standing_of(database, experiment))[0].step == 1
+
+
+async def test_answers_that_grew_pause_a_rollout_and_answers_that_slowed_down_abort_it(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        await measured(connection, experiment, output_tokens=(10, 45), seconds=(0.1, 0.1))
+    [said] = await rollout.tick(database)
+    assert "paused" in said and "an answer typically has 46 tokens, 11 tokens in champion" in said
+    async with database.begin() as connection:
+        await measured(connection, experiment, output_tokens=(10, 10), seconds=(0.1, 0.9))
+    [said] = await rollout.tick(database)
+    assert "was aborted" in said and "the time to the first token is typically" in said
+
+
+async def measured(
+    connection: Any,
+    experiment: Experiment,
+    *,
+    output_tokens: tuple[int, int],
+    seconds: tuple[float, float],
+    units: int = 60,
+) -> None:
+    """Requests of both arms that differ in length or speed; pairs are (champion, candidate)."""
+    for arm, tokens, first in zip(("champion", "candidate"), output_tokens, seconds, strict=True):
+        rows = [
+            a_completion(
+                experiment_id=experiment.experiment_id,
+                arm=arm,
+                propensity=0.5,
+                unit=f"{arm}-{number}",
+                output_tokens=tokens + number % 3,
+                time_to_first_token_seconds=first * (1 + number % 5 / 10),
+            )
+            for number in range(units)
+        ]
+        await insert_many(connection, rows)
 
 
 @pytest.mark.parametrize(("approval", "champion"), [("operator", 0), ("automatic", 1)])

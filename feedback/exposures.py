@@ -1,0 +1,159 @@
+"""What each unit met and said, summed by the database: of a split, or of a model's versions in a stretch of time.
+
+Exposures are completions: each carries the unit, the arm, the probability with which it got that arm, and the version
+of the policy under which it did. Only what monitoring.outcomes.UnitOutcome needs leaves the database, one row a unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCounts:
+    """What one unit met and said in one arm, while it had one propensity of that arm.
+
+    `requests`, `ups`, `downs` count completions older than the maturation window; all else counts every one. A
+    completion is one up or one down, whichever it has more of, and bad when it failed or is down. The logarithms are
+    natural, of seconds and of tokens, summed over as many completions as the column before them says.
+    """
+
+    unit: str
+    arm: str
+    propensity: float
+    requests: int
+    ups: int
+    downs: int
+    exposed: int
+    bad: int
+    errors: int
+    met_at: datetime
+    bad_at: datetime | None
+    error_at: datetime | None
+    aborted: int
+    refused: int
+    regenerated: int
+    first_tokens: int
+    log_first_token_seconds: float
+    later_tokens: int
+    log_later_token_seconds: float
+    answers: int
+    log_answer_tokens: float
+
+
+_SUMS = """
+, said AS (
+    SELECT met.completion_id,
+           count(*) FILTER (WHERE kind = 'rating' AND name = 'thumbs' AND value = 'true')
+           - count(*) FILTER (WHERE kind = 'rating' AND name = 'thumbs' AND value = 'false') AS net,
+           bool_or(name = 'regenerated' AND value = 'true') AS regenerated
+    FROM met JOIN feedback ON feedback.completion_id = met.completion_id
+    WHERE feedback.project = :project AND effective AND name IN ('thumbs', 'regenerated')
+    GROUP BY met.completion_id
+), judged AS (
+    SELECT met.*, coalesce(net, 0) AS net, coalesce(regenerated, false) AS regenerated,
+           status = 'error' AS failed,
+           created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
+           status = 'ok' AND output_tokens > 0 AS whole
+    FROM met LEFT JOIN said USING (completion_id)
+)
+SELECT unit, arm, propensity,
+       count(*) FILTER (WHERE ripe) AS requests,
+       count(*) FILTER (WHERE ripe AND net > 0) AS ups,
+       count(*) FILTER (WHERE ripe AND net < 0) AS downs,
+       count(*) AS exposed,
+       count(*) FILTER (WHERE failed OR net < 0) AS bad,
+       count(*) FILTER (WHERE failed) AS errors,
+       min(created_at) AS met_at,
+       min(created_at) FILTER (WHERE failed OR net < 0) AS bad_at,
+       min(created_at) FILTER (WHERE failed) AS error_at,
+       count(*) FILTER (WHERE status = 'aborted') AS aborted,
+       count(*) FILTER (WHERE refused) AS refused,
+       count(*) FILTER (WHERE regenerated) AS regenerated,
+       count(*) FILTER (WHERE time_to_first_token_seconds > 0) AS first_tokens,
+       coalesce(sum(ln(time_to_first_token_seconds)) FILTER (WHERE time_to_first_token_seconds > 0), 0)
+           AS log_first_token_seconds,
+       count(*) FILTER (WHERE time_per_output_token_seconds > 0) AS later_tokens,
+       coalesce(sum(ln(time_per_output_token_seconds)) FILTER (WHERE time_per_output_token_seconds > 0), 0)
+           AS log_later_token_seconds,
+       count(*) FILTER (WHERE whole) AS answers,
+       coalesce(sum(ln(output_tokens::double precision)) FILTER (WHERE whole), 0) AS log_answer_tokens
+FROM judged GROUP BY unit, arm, propensity
+"""
+
+_COLUMNS = """
+SELECT completion_id, unit, created_at, status, output_tokens, time_to_first_token_seconds,
+       time_per_output_token_seconds, finish_reason = 'content_filter' AS refused
+"""
+
+_OF_SPLIT = f"""
+WITH met AS (
+    {_COLUMNS}, arm, propensity
+    FROM completions WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+){_SUMS}"""
+
+_OF_VERSIONS = f"""
+WITH met AS (
+    {_COLUMNS}, CASE WHEN created_at < :since THEN '{CHAMPION_ARM}' ELSE '{CANDIDATE_ARM}' END AS arm,
+    0.5 :: double precision AS propensity
+    FROM completions
+    WHERE project = :project AND model = :model AND arm IS DISTINCT FROM '{CANDIDATE_ARM}'
+      AND ((adapter_id = ANY(:before) AND created_at >= :from_ AND created_at < :since)
+           OR (adapter_id = :now AND created_at >= :since))
+){_SUMS}"""
+
+
+async def unit_counts(
+    connection: AsyncConnection, experiment: Experiment, *, maturation_seconds: float
+) -> list[UnitCounts]:
+    """Sums per unit, arm and propensity of a split; every exposed unit is here, rated or not."""
+    return await _counts(
+        connection,
+        _OF_SPLIT,
+        {
+            "project": experiment.project,
+            "experiment_id": experiment.experiment_id,
+            "maturation_seconds": maturation_seconds,
+        },
+    )
+
+
+async def around(
+    connection: AsyncConnection,
+    project: str,
+    model: str,
+    *,
+    now: str,
+    before: Sequence[str],
+    from_: datetime,
+    since: datetime,
+    maturation_seconds: float,
+) -> list[UnitCounts]:
+    """Sums per unit of version `now` since its promotion, and of the versions `before` it.
+
+    The first are the arm `candidate`, from `since` on; the others, from `from_` to `since`, are the arm `champion`.
+    Requests of a canary count in neither.
+    """
+    return await _counts(
+        connection,
+        _OF_VERSIONS,
+        {
+            "project": project,
+            "model": model,
+            "now": now,
+            "before": list(before),
+            "from_": from_,
+            "since": since,
+            "maturation_seconds": maturation_seconds,
+        },
+    )
+
+
+async def _counts(connection: AsyncConnection, statement: str, values: dict[str, Any]) -> list[UnitCounts]:
+    return [UnitCounts(**row._mapping) for row in await connection.execute(text(statement), values)]

@@ -1,0 +1,252 @@
+"""The guardrails: tests that watch for one kind of harm each, after every event, without waiting for ratings.
+
+Together they call an equal candidate worse at most `guardrail_alpha` of the time, however often anyone looks: the
+error rate is divided over them by `HARM_BUDGET`. A missing row, a silent arm or a value nobody measured fires none.
+What a fired guardrail leads to, an abort or a pause for a person to look, is the policy's to say.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log
+from typing import Literal
+
+from monitoring.evidence import (
+    BAD_ANSWERS_PRIOR,
+    ERRORS_PRIOR,
+    Column,
+    Pair,
+    counted_events,
+    first_events,
+    typical_values,
+)
+from monitoring.outcomes import Outcomes
+from monitoring.sequential import Floats
+
+HARM_BUDGET: Mapping[str, float] = {
+    "bad_answers": 0.70,
+    "units_with_bad_answers": 0.08,
+    "units_with_errors": 0.05,
+    "ratings": 0.05,
+    "time_to_first_token": 0.02,
+    "time_per_output_token": 0.02,
+    "output_tokens": 0.02,
+    "refusals": 0.02,
+    "client_aborts": 0.02,
+    "regenerations": 0.02,
+}
+"""How `guardrail_alpha` is divided over the tests that can call a candidate worse."""
+
+Action = Literal["abort", "pause"]
+FIRED: Mapping[Action, str] = {"abort": "is worse than", "pause": "differs from"}
+MANY = 1e9
+"""A ratio that nothing exceeds."""
+
+
+def _measure(name: str) -> Column:
+    def column(arm: Outcomes) -> Floats:
+        return arm.measures[name]
+
+    return column
+
+
+def exposed(arm: Outcomes) -> Floats:
+    """Every request, scored or not."""
+    return arm.exposed
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A kind of event that answers may have; `says` completes "7 of 90 requests ..."."""
+
+    name: str
+    happened: Column
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A quantity that answers have: sums of its logarithms, how many, and the unit to print it in."""
+
+    name: str
+    logs: Column
+    count: Column
+    says: str
+    unit: str
+
+
+COUNTED = (
+    Counted("refusals", _measure("refused"), "were refused"),
+    Counted("client_aborts", _measure("aborted"), "were left before the end"),
+    Counted("regenerations", _measure("regenerated"), "were asked for again"),
+)
+MEASURED = (
+    Measured(
+        "time_to_first_token",
+        _measure("log_first_token_seconds"),
+        _measure("first_tokens"),
+        "the time to the first token is typically",
+        "s",
+    ),
+    Measured(
+        "time_per_output_token",
+        _measure("log_later_token_seconds"),
+        _measure("later_tokens"),
+        "a later token typically takes",
+        "s",
+    ),
+    Measured(
+        "output_tokens",
+        _measure("log_answer_tokens"),
+        _measure("answers"),
+        "an answer typically has",
+        " tokens",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailRules:
+    """What the guardrails tolerate: odds limits by name of an event, (low, high) ratios by name of a quantity."""
+
+    alpha: float = 0.01
+    units_min: int = 50
+    tightest_at_units: float = 2000.0
+    odds_max: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    pausing: frozenset[str] = frozenset()
+    control: str = "champion"
+    candidate: str = "candidate"
+
+    def harm_alpha(self, test: str) -> float:
+        """The part of `alpha` that one test of `HARM_BUDGET` may spend."""
+        return self.alpha * HARM_BUDGET[test]
+
+    def action(self, test: str) -> Action:
+        """What the test leads to when it fires."""
+        return "pause" if test in self.pausing else "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """One test for harm. It has fired when `log_evidence` reaches `threshold`, the log of one over its error rate.
+
+    `candidate` and `control` are counts of events, or typical values; None before there is one.
+    """
+
+    name: str
+    fired: bool
+    action: Action
+    log_evidence: float
+    threshold: float
+    candidate: float | None
+    control: float | None
+    sentence: str
+
+
+def watch(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
+    """Every guardrail, the exact ones after the others: they have less evidence to say the same with."""
+    return (
+        *_bad_answers(pair, rules),
+        *(_counted(pair, rules, one) for one in COUNTED),
+        *(_measured(pair, rules, one) for one in MEASURED),
+    )
+
+
+def _bad_answers(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
+    limit = rules.odds_max.get("bad_answers", 1.0)
+    counted = counted_events(
+        pair,
+        lambda arm: arm.bad,
+        exposed,
+        BAD_ANSWERS_PRIOR,
+        units_min=rules.units_min,
+        odds_limit=limit,
+    )
+    first_bad = first_events(pair, lambda arm: arm.first_bad, BAD_ANSWERS_PRIOR, odds_limit=limit)
+    errors_limit = rules.odds_max.get("units_with_errors", limit)
+    first_error = first_events(pair, lambda arm: arm.first_error, ERRORS_PRIOR, odds_limit=errors_limit)
+    requests = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
+    units = len(set(pair.candidate.unit)), len(set(pair.control.unit))
+    found = (
+        ("bad_answers", "requests failed or were voted down", counted, requests),
+        ("units_with_errors", "raters met an error", first_error, units),
+        ("units_with_bad_answers", "raters met a bad answer", first_bad, units),
+    )
+    return tuple(
+        _guardrail(name, rules, _counts(what, events.candidate, events.control, total, rules), events.log_evidence,
+                   rules.harm_alpha(name), events.candidate, events.control)
+        for name, what, events, total in found
+    )  # fmt: skip
+
+
+def _counted(pair: Pair, rules: GuardrailRules, what: Counted) -> Guardrail:
+    events = counted_events(
+        pair,
+        what.happened,
+        exposed,
+        BAD_ANSWERS_PRIOR,
+        units_min=rules.units_min,
+        odds_limit=rules.odds_max.get(what.name, 1.0),
+    )
+    totals = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
+    facts = _counts(f"requests {what.says}", events.candidate, events.control, totals, rules)
+    alpha = rules.harm_alpha(what.name)
+    return _guardrail(what.name, rules, facts, events.log_evidence, alpha, events.candidate, events.control)
+
+
+def _counts(what: str, inside: int, outside: int, totals: tuple[int, int], rules: GuardrailRules) -> str:
+    return f"{inside} of {totals[0]} {what}, {outside} of {totals[1]} in {rules.control}"
+
+
+def _measured(pair: Pair, rules: GuardrailRules, what: Measured) -> Guardrail:
+    alpha = rules.harm_alpha(what.name)
+    found = typical_values(
+        pair,
+        what.logs,
+        what.count,
+        units_min=rules.units_min,
+        ratio=rules.ratios.get(what.name, (1.0 / MANY, MANY)),
+        alpha=alpha / 2.0,
+        tightest_at=rules.tightest_at_units,
+    )
+    values = f"{_value(found.candidate, what.unit)}, {_value(found.control, what.unit)} in {rules.control}"
+    evidence = max(found.low, found.high)
+    return _guardrail(
+        what.name, rules, f"{what.says} {values}", evidence, alpha, found.candidate, found.control
+    )
+
+
+def _value(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.3g}{unit}"
+
+
+def _guardrail(
+    name: str,
+    rules: GuardrailRules,
+    facts: str,
+    evidence: float,
+    alpha: float,
+    candidate: float | None,
+    control: float | None,
+) -> Guardrail:
+    threshold = log(1.0 / alpha)
+    fired = evidence >= threshold
+    return Guardrail(
+        name=name,
+        fired=fired,
+        action=rules.action(name),
+        log_evidence=evidence,
+        threshold=threshold,
+        candidate=candidate,
+        control=control,
+        sentence=(
+            f"{_capital(rules.candidate)} {FIRED[rules.action(name)]} {rules.control}: {facts}; "
+            f"an equal one would show this at most {alpha:.2%} of the time."
+            if fired
+            else f"No harm shown by {rules.candidate}: {facts}."
+        ),
+    )
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]

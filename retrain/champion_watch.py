@@ -1,0 +1,111 @@
+"""Watch a new champion after its promotion, and bring the one before it back where the policy says so.
+
+A champion that a person put back by a rollback is not watched: that decision was made knowing both versions. Nothing is
+ever rolled back twice, or on an adapter that has no files any more.
+"""
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, audit, experiments, exposures, models, shipping
+from feedback.adapters import AUTOMATIC_ACTOR, Adapter
+from feedback.database import Database
+from feedback.models import Model
+from feedback.watch_tables import champion_watches
+from monitoring.champion import Watched, WatchRules, watch_champion
+from monitoring.outcomes import UnitOutcome
+
+CROWNED = ("adapter.promote", "adapter.promote_directly", "adapter.roll_back")
+DECISIONS_READ = 50
+
+
+async def tick(database: Database) -> list[str]:
+    """Look at the champion of every model once; returns what was done, one sentence each."""
+    async with database.begin() as connection:
+        every_model = await models.every(connection)
+    done: list[str] = []
+    for model in every_model:
+        if model.policy.rollout.champion_watch.enabled:
+            async with database.begin() as connection:
+                done += await _watch(connection, model)
+    return done
+
+
+async def of_champion(connection: AsyncConnection, adapter_id: str) -> dict[str, Any] | None:
+    """The newest report on a champion, None before there is one."""
+    query = select(champion_watches).where(champion_watches.c.adapter_id == adapter_id)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else dict(row._mapping)
+
+
+async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
+    policy = model.policy.rollout
+    rules = policy.champion_watch
+    champion = await adapters.champion(connection, model.project, model.model)
+    since = champion.updated_at
+    if champion.replaces is None or datetime.now(UTC) - since > timedelta(hours=rules.hours):
+        return []
+    if not await _was_promoted(connection, champion):
+        return []
+    counts = await exposures.around(
+        connection,
+        model.project,
+        model.model,
+        now=champion.adapter_id,
+        before=[champion.replaces],
+        from_=since - timedelta(hours=rules.reference_hours),
+        since=since,
+        maturation_seconds=policy.maturation_seconds,
+    )
+    watched = watch_champion(
+        [UnitOutcome(**asdict(one)) for one in counts],
+        WatchRules(alpha=policy.guardrail_alpha, units_min=policy.units_min, ratio_max=rules.ratio_max),
+        name=champion.name,
+    )
+    await _store(connection, champion, watched, since)
+    if watched.state != "worse" or rules.action != "roll_back":
+        return []
+    return await _roll_back(connection, model, champion, watched)
+
+
+async def _was_promoted(connection: AsyncConnection, champion: Adapter) -> bool:
+    entries = await audit.entries(connection, champion.project, subject=champion.name, limit=DECISIONS_READ)
+    last = next((entry.action for entry in entries if entry.action in CROWNED), None)
+    return last is not None and last != "adapter.roll_back"
+
+
+async def _roll_back(
+    connection: AsyncConnection, model: Model, champion: Adapter, watched: Watched
+) -> list[str]:
+    # A canary that runs now is compared with the champion that leaves; whoever rolls back ends it.
+    if await experiments.of_model(connection, model.project, model.model) is not None:
+        await shipping.abort(
+            connection,
+            model.project,
+            model.model,
+            by=AUTOMATIC_ACTOR,
+            reason=f"its control leaves: {watched.sentence}",
+        )
+    restored = await shipping.roll_back(
+        connection, model.project, model.model, by=AUTOMATIC_ACTOR, reason=watched.sentence
+    )
+    await connection.execute(
+        champion_watches.update()
+        .where(champion_watches.c.adapter_id == champion.adapter_id)
+        .values(rolled_back_at=func.now())
+    )
+    return [f"{restored.name} is the champion again. {watched.sentence}"]
+
+
+async def _store(connection: AsyncConnection, champion: Adapter, watched: Watched, since: datetime) -> None:
+    values = {"since": since, "report": asdict(watched), "checked_at": func.now()}
+    await connection.execute(
+        insert(champion_watches)
+        .values(adapter_id=champion.adapter_id, **values)
+        .on_conflict_do_update(index_elements=[champion_watches.c.adapter_id], set_=values)
+    )

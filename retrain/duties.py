@@ -1,0 +1,40 @@
+"""What the leader does besides training: roll out, watch champions, and keep no more versions than wanted."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from feedback.database import Database
+from retrain import champion_watch, rollout, version_retention
+from retrain.settings import RetrainSettings
+
+log = structlog.get_logger(__name__)
+
+
+class Duty(NamedTuple):
+    """Something to do every so many seconds."""
+
+    name: str
+    seconds: float
+    work: Callable[[], Awaitable[Any]]
+
+
+def watching(database: Database, state_dir: Path, settings: RetrainSettings) -> list[Duty]:
+    """Every duty about versions that are, or were, in service."""
+    often, seldom = settings.worker_tick_seconds, settings.watch_interval_seconds
+    return [
+        Duty("rollouts", often, partial(_say, rollout.tick, database)),
+        Duty("champions", seldom, partial(_say, champion_watch.tick, database)),
+        Duty(
+            "version files", seldom, partial(_say, version_retention.tick, database, state_dir / "adapters")
+        ),
+    ]
+
+
+async def _say(work: Callable[..., Awaitable[list[str]]], *arguments: Any) -> None:
+    """Log each sentence that the work returns."""
+    for sentence in await work(*arguments):
+        log.info("watching", did=sentence)
