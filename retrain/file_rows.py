@@ -11,6 +11,7 @@ and answers that are not text are refused: training could not render them as the
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,22 +83,41 @@ def split_rows(
 ) -> tuple[list[FileRow], list[FileRow]]:
     """Rows to train on and rows to evaluate with; no question, near-duplicates included, is on both sides.
 
-    Without validation rows, questions are held out by their hash, at least one of them.
+    Without validation rows about `held_out_share` of the rows are held out, by the hash of their questions. Where all
+    questions are near-duplicates of each other, only equal ones are kept together.
     """
-    groups = group_similar(prompt_text(row.prompt) for row in [*training, *(validation or ())])
-
-    def question(row: FileRow) -> str:
-        return groups[prompt_text(row.prompt)]
-
+    groups = group_similar(_question(row) for row in [*training, *(validation or ())])
     if validation is not None:
-        held = {question(row) for row in validation}
-        return [row for row in training if question(row) not in held], list(validation)
-    ordered = sorted({question(row) for row in training}, key=lambda group: share_of(f"question:{group}"))
-    held = set(ordered[: max(1, round(held_out_share * len(ordered)))])
+        held = {groups[_question(row)] for row in validation}
+        return [row for row in training if groups[_question(row)] not in held], list(validation)
+    held = _held_groups([groups[_question(row)] for row in training], held_out_share)
+    if not held:
+        groups = {_question(row): _question(row) for row in training}
+        held = _held_groups(list(groups.values()), held_out_share)
     return (
-        [row for row in training if question(row) not in held],
-        [row for row in training if question(row) in held],
+        [row for row in training if groups[_question(row)] not in held],
+        [row for row in training if groups[_question(row)] in held],
     )
+
+
+def _held_groups(group_of_row: Sequence[str], share: float) -> set[str]:
+    """Groups in the order of their hashes, as many as fit into `share` of the rows."""
+    room = max(1, round(share * len(group_of_row)))
+    held: set[str] = set()
+    sizes = Counter(group_of_row)
+    for group in sorted(sizes, key=lambda group: share_of(f"question:{group}")):
+        if sizes[group] <= room:
+            held.add(group)
+            room -= sizes[group]
+    return held
+
+
+def _question(row: FileRow) -> str:
+    """What is asked; files often have one long system message in every row, which makes nothing alike."""
+    if isinstance(row.prompt, str):
+        return prompt_text(row.prompt)
+    asked = [message for message in row.prompt if message["role"] not in ("system", "developer")]
+    return prompt_text(asked or row.prompt)
 
 
 def train_row(method: Method, row: FileRow) -> Row:

@@ -76,6 +76,9 @@ class NewJob(BaseModel):
     integrations: None = None
 
 
+FIELDS = {name for model in (NewJob, Method, MethodOptions, Hyperparameters) for name in model.model_fields}
+
+
 def fine_tuning_router(deps: Callable[[Request], TuningDeps]) -> APIRouter:
     """The routes under `/v1/fine_tuning/jobs`, and taking an `ft:` name back."""
     router = APIRouter(tags=["fine-tuning"])
@@ -225,10 +228,11 @@ def read_job(body: bytes) -> NewJob:
     except orjson.JSONDecodeError as error:
         raise bad_request(f"The body is not JSON: {error}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "literal['auto']")
-        shown = "left out" if first["type"] == "missing" else f"{first.get('input')!r:.80}"
-        raise bad_request(f"'{field or 'body'}' is {shown}: {first['msg']}.", param=field or None) from error
+        # The last one: of "auto" or a number, the number's error says more.
+        found = error.errors()[-1]
+        field = ".".join(part for part in map(str, found["loc"]) if part in FIELDS)
+        shown = "left out" if found["type"] == "missing" else f"{found.get('input')!r:.80}"
+        raise bad_request(f"'{field or 'body'}' is {shown}: {found['msg']}.", param=field or None) from error
 
 
 async def _check_file(connection: Any, project: str, file_id: str | None, param: str) -> None:
