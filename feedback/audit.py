@@ -1,7 +1,10 @@
 """The audit trail: every decision a row, every row chained to the one before by hash.
 
-Changing or removing a row breaks the chain at that place, and `verify` says where. Rows are written in the same
-transaction as the change they describe, so neither exists without the other.
+The database refuses to change or remove a row. Whoever gets around that breaks the chain at that place, and `verify`
+says where; only cutting off the newest rows leaves a whole chain, so keep the newest hash somewhere else. Rows are
+written in the same transaction as the change they describe, so neither exists without the other.
+
+They name people who decide, never people who ask or rate, and hold nothing that either said.
 """
 
 import hashlib
@@ -87,21 +90,21 @@ async def entries(
 async def verify(connection: AsyncConnection) -> int | None:
     """Recompute the whole chain; the sequence number of the first broken entry, or None when it is whole."""
     previous, expected = GENESIS, 1
-    result = await connection.stream(select(audit).order_by(audit.c.sequence))
-    async for row in result:
-        seen = _entry_hash(
-            row.previous_hash,
-            row.sequence,
-            row.at,
-            row.project,
-            row.actor,
-            row.action,
-            row.subject,
-            row.detail,
-        )
-        if row.sequence != expected or row.previous_hash != previous or row.hash != seen:
-            return expected
-        previous, expected = row.hash, expected + 1
+    async with connection.stream(select(audit).order_by(audit.c.sequence)) as result:
+        async for row in result:
+            seen = _entry_hash(
+                row.previous_hash,
+                row.sequence,
+                row.at,
+                row.project,
+                row.actor,
+                row.action,
+                row.subject,
+                row.detail,
+            )
+            if row.sequence != expected or row.previous_hash != previous or row.hash != seen:
+                return expected
+            previous, expected = row.hash, expected + 1
     return None
 
 

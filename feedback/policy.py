@@ -12,7 +12,9 @@ from pydantic import Field, ValidationError
 
 from feedback.defence_policy import DefencePolicy as DefencePolicy
 from feedback.errors import HoneError
+from feedback.gate_policy import GatePolicy as GatePolicy
 from feedback.metrics import FeedbackPolicy as FeedbackPolicy
+from feedback.privacy_policy import PrivacyPolicy as PrivacyPolicy
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
 
@@ -67,27 +69,6 @@ class TrainingPolicy(Section):
     """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
 
 
-class GatePolicy(Section):
-    """What a candidate must show before a person is asked."""
-
-    held_out_rows_min: int = Field(20, ge=1)
-    """Fewer held-out rows than this is not enough evidence."""
-    win_rate_confidence: float = Field(0.95, gt=0.5, lt=1)
-    """One-sided confidence of the win rate's lower bound, which must be above one half."""
-    retention_drop_max: float = Field(0.1, ge=0, le=1)
-    """Largest tolerated drop of agreement with answers that people approved."""
-    kl_to_base_max: float = Field(6.0, gt=0)
-    """Largest mean divergence from the base model on serving prompts, in nats per answer token."""
-    length_ratio_min: float = Field(0.5, gt=0)
-    """Candidate's answers may not shrink below this share of the champion's length."""
-    length_ratio_max: float = Field(2.0, gt=0)
-    """Candidate's answers may not grow beyond this multiple of the champion's length."""
-    repetition_rate_max: float = Field(0.05, ge=0, le=1)
-    """Largest share of answers that repeat themselves."""
-    unfinished_rate_max: float = Field(0.1, ge=0, le=1)
-    """Largest share of answers cut off at the token limit."""
-
-
 class ModelPolicy(Section):
     """Everything about a model that an operator may change without a restart."""
 
@@ -99,6 +80,7 @@ class ModelPolicy(Section):
     gate: GatePolicy = GatePolicy()
     rollout: RolloutPolicy = RolloutPolicy()
     feedback: FeedbackPolicy = FeedbackPolicy()
+    privacy: PrivacyPolicy = PrivacyPolicy()
 
     @property
     def version(self) -> str:

@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from feedback.addresses import read_networks
 from feedback.errors import HoneError
 
 TABLES = ("feedback", "monitoring", "serving", "retrain", "deploy")
@@ -116,12 +117,52 @@ class FeedbackSettings(HoneSettings):
     feedback_token_lifetime_days: int = 30
     """How long a browser may rate an answer with the signed token that came with it, in days."""
 
+    text_retention_days: int = Field(30, ge=0)
+    """How long what was said is kept as it was said, in days; 0: for ever."""
+
+    redacted_retention_days: int = Field(365, ge=0)
+    """How long redacted copies are kept, in days; 0: for ever."""
+
+    feedback_text_retention_days: int = Field(365, ge=0)
+    """How long comments and corrected answers are kept, in days; votes stay. 0: for ever."""
+
+    completion_retention_days: int = Field(0, ge=0)
+    """How long it is kept which version answered whom and how it went, in days; 0: for ever."""
+
+    feedback_bytes_max: int = Field(256 * 1024, gt=0)
+    """Longest body of a feedback request, in bytes."""
+
+    feedback_text_chars_max: int = Field(65_536, gt=0)
+    """Longest comment or corrected answer, in characters."""
+
+    feedback_rater_requests_per_minute: int | None = Field(60, ge=1)
+    """How often one rater may send feedback. Each gateway counts for itself."""
+
+    feedback_address_requests_per_minute: int | None = Field(300, ge=1)
+    """How often one address may send feedback with tokens. Many people may share one address."""
+
+    feedback_key_requests_per_minute: int | None = Field(None, ge=1)
+    """How often one API key may send feedback, for all of its raters together."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Proxies whose `X-Forwarded-For` or `Forwarded` is believed, as addresses or networks: ["10.0.0.0/8"].
+    Empty: none is, and the peer is the client."""
+
+    public_url: str | None = None
+    """Where browsers reach the gateway, such as https://llm.example. Unset: addresses given out are paths."""
+
     files_url: str | None = None
     """Where uploaded training files lie: a directory or an fsspec URL (`s3://bucket/files`) that gateways and the
     worker can reach. Unset: the folder `files` of the state directory."""
 
     file_bytes_max: int = Field(512 * 2**20, gt=0)
     """Longest file that may be uploaded, in bytes."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        read_networks(value)
+        return value
 
     @property
     def absolute_state_dir(self) -> Path:

@@ -415,6 +415,7 @@ feedback = Table(
     CheckConstraint("num_nonnulls(completion_id, session) = 1", name="target"),
     Index(
         "uq_feedback_effective",
+        "project",
         "completion_id",
         "rater",
         "kind",
@@ -461,6 +462,7 @@ audit = Table(
 
 # Registers its tables in `metadata`; it needs what stands above.
 from feedback import import_tables as import_tables  # noqa: E402
+from feedback import privacy_tables as privacy_tables  # noqa: E402
 from feedback import review_tables as review_tables  # noqa: E402
 from feedback import tuning_tables as tuning_tables  # noqa: E402
 from feedback import vote_tables as vote_tables  # noqa: E402

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text, update
+from sqlalchemy.exc import DBAPIError
 
 from feedback import audit, keys, tokens
 from feedback.database import Database, parse_url
@@ -61,8 +62,24 @@ async def test_a_changed_audit_entry_is_found(database: Database, change: dict[s
                 detail={"n": number},
             )
         assert await audit.verify(connection) is None
+    async with database.begin() as connection:
+        # Only the owner of the table can, and the chain tells.
+        await connection.execute(text("ALTER TABLE audit DISABLE TRIGGER audit_rows_stay"))
         await connection.execute(update(audit_table).where(audit_table.c.sequence == 3).values(**change))
         assert await audit.verify(connection) == 3
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'eve'", "DELETE FROM audit", "TRUNCATE audit"])
+async def test_the_database_refuses_to_change_or_remove_an_audit_entry(
+    database: Database, change: str
+) -> None:
+    async with database.begin() as connection:
+        await audit.write(
+            connection, project=PROJECT, actor="ada", action="test", subject="x", detail={"n": 1}
+        )
+    with pytest.raises(DBAPIError, match="only grows"):
+        async with database.begin() as connection:
+            await connection.execute(text(change))
 
 
 async def test_entries_written_at_once_form_one_chain(database: Database) -> None:

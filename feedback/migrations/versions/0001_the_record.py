@@ -60,6 +60,26 @@ END
 $$
 """
 
+ERASURE_HASH = """
+CREATE FUNCTION erasure_hash(subject text) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sha256((SELECT value FROM secrets WHERE name = 'erasure') || convert_to(subject, 'UTF8'))
+"""
+
+REFUSE_CHANGE = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'Table % only grows: % is refused.', TG_TABLE_NAME, TG_OP
+        USING HINT = 'Write another entry that corrects this one.';
+END
+$$;
+"""
+
+AUDIT_TRIGGERS = (
+    "CREATE TRIGGER audit_rows_stay BEFORE UPDATE OR DELETE ON audit "
+    "FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+    "CREATE TRIGGER audit_stays BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()",
+)
+
 
 def upgrade() -> None:
     """Apply."""
@@ -257,7 +277,7 @@ def upgrade() -> None:
     op.create_index(
         "uq_feedback_effective",
         "feedback",
-        ["completion_id", "rater", "kind", "name"],
+        ["project", "completion_id", "rater", "kind", "name"],
         unique=True,
         postgresql_where=sa.text("effective"),
     )
@@ -808,10 +828,14 @@ def upgrade() -> None:
     _create_watching()
     _create_importing()
     _create_reviewing()
+    _create_forgetting()
 
 
 def downgrade() -> None:
     """Take back."""
+    for table in ("exports", "tainted_adapters", "tombstones", "erasures"):
+        op.drop_table(table)
+    op.execute("DROP FUNCTION erasure_hash(text)")
     for table in ("golden_items", "reviews", "dataset_exclusions"):
         op.drop_table(table)
     op.drop_index("ix_imported_completion_id", table_name="imported")
@@ -877,6 +901,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION make_partitions(date, date)")
     op.execute("DROP FUNCTION completion_day(text)")
     op.drop_table("audit")
+    op.execute("DROP FUNCTION refuse_change()")
 
 
 def _create_importing() -> None:
@@ -1177,3 +1202,114 @@ def _create_reviewing() -> None:
         ),
         comment="Questions that an operator keeps for evaluation: every dataset has them, none trains on them.",
     )
+
+
+def _create_forgetting() -> None:
+    op.create_table(
+        "erasures",
+        sa.Column("erasure_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column(
+            "phase", sa.Text(), nullable=False, comment="What was finished last; a crash goes on from there."
+        ),
+        sa.Column(
+            "subject_hash",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="Keyed hash of the pseudonym or id.",
+        ),
+        sa.Column(
+            "pending",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="What the next phase needs to know; NULL once done.",
+        ),
+        sa.Column(
+            "counts",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+            comment="Rows and files erased, by kind.",
+        ),
+        sa.Column("waits_for", sa.Text(), nullable=True, comment="Why it is not done yet, and what to do."),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("retire_by", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "requested_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('rater', 'completion')", name=op.f("ck_erasures_kind")),
+        sa.CheckConstraint(
+            "phase IN ('requested', 'record', 'files', 'done')", name=op.f("ck_erasures_phase")
+        ),
+        sa.PrimaryKeyConstraint("erasure_id", name=op.f("pk_erasures")),
+        comment="Requests to forget a rater or a completion, and how far each has got.",
+    )
+    op.create_index("ix_erasures_project_requested_at", "erasures", ["project", "requested_at"], unique=False)
+    op.create_index(
+        "uq_erasures_open",
+        "erasures",
+        ["subject_hash"],
+        unique=True,
+        postgresql_where=sa.text("phase <> 'done'"),
+    )
+    op.create_table(
+        "tombstones",
+        sa.Column(
+            "hash",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="Keyed hash of a rater's pseudonym, or of an id.",
+        ),
+        sa.Column("erasure_id", sa.Text(), nullable=False),
+        sa.Column(
+            "until",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            comment="What was made up to then is refused; infinity: whatever comes.",
+        ),
+        sa.ForeignKeyConstraint(
+            ["erasure_id"], ["erasures.erasure_id"], name=op.f("fk_tombstones_erasure_id")
+        ),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_tombstones")),
+        comment="What must not come back from a spool, a late vote or an import.",
+    )
+    op.create_table(
+        "tainted_adapters",
+        sa.Column("erasure_id", sa.Text(), nullable=False),
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column(
+            "through",
+            sa.Text(),
+            nullable=True,
+            comment="The tainted parent it continues; NULL: its own dataset had the rows.",
+        ),
+        sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["erasure_id"], ["erasures.erasure_id"], name=op.f("fk_tainted_adapters_erasure_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_tainted_adapters_adapter_id")
+        ),
+        sa.PrimaryKeyConstraint("erasure_id", "adapter_id", name=op.f("pk_tainted_adapters")),
+        comment="Adapters that learned from what was erased.",
+    )
+    op.create_index("ix_tainted_adapters_adapter_id", "tainted_adapters", ["adapter_id"], unique=False)
+    op.create_table(
+        "exports",
+        sa.Column("export_id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False, comment="The machine that wrote it."),
+        sa.Column("made_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("export_id", name=op.f("pk_exports")),
+        comment="Files that hold what was said, so that an erasure finds them.",
+    )
+    op.create_index("ix_exports_project_created_at", "exports", ["project", "created_at"], unique=False)
+    op.execute(ERASURE_HASH)
+    op.execute(REFUSE_CHANGE)
+    for trigger in AUDIT_TRIGGERS:
+        op.execute(trigger)
