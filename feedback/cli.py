@@ -19,6 +19,7 @@ from feedback import (
     submissions,
 )
 from feedback.errors import HoneError
+from feedback.import_cli import import_feedback
 from feedback.keys import DEFAULT_PROJECT
 from feedback.policy import read_policy
 from feedback.terminal import actor, console, in_record, show_one, show_rows
@@ -42,7 +43,8 @@ model = _group("model", "Create and list models, and change their policies.")
 adapter = _group("adapter", "List and show adapter versions.")
 dataset = _group("dataset", "List and export frozen datasets.")
 experiment = _group("experiment", "List and show traffic splits with their verdicts.")
-feedback = _group("feedback", "Show completions with what people said of them.")
+feedback = _group("feedback", "Import feedback, and show completions with what people said of them.")
+feedback.command("import")(import_feedback)
 
 
 @key.command("create")

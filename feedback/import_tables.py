@@ -16,5 +16,6 @@ imported = Table(
     Column("completion_id", Text, nullable=False),
     moment("created_at"),
     Index("ix_imported_completion_id", "completion_id"),
-    comment="Which completion a row of another system became. Stays when that is deleted, so that it does not come back.",
+    comment="Which completion a row of another system became. "
+    "Stays when that is deleted, so that it does not come back.",
 )

@@ -26,11 +26,25 @@ def in_record(work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
     Raises:
         HoneError: the database cannot be reached, or has not been set up.
     """
+
+    async def in_one(database: Database) -> Result:
+        async with database.begin() as connection:
+            return await work(connection)
+
+    return with_database(in_one)
+
+
+def with_database(work: Callable[[Database], Awaitable[Result]]) -> Result:
+    """Run `work`, which begins its own transactions, on the configured database.
+
+    Raises:
+        HoneError: the database cannot be reached, or has not been set up.
+    """
     url = FeedbackSettings.load().resolve_database_url()
 
     async def connected() -> Result:
-        async with Database(url, pool_size=1) as database, database.begin() as connection:
-            return await work(connection)
+        async with Database(url, pool_size=1) as database:
+            return await work(database)
 
     try:
         return asyncio.run(connected())
