@@ -461,6 +461,7 @@ audit = Table(
 )
 
 # Registers its tables in `metadata`; it needs what stands above.
+from feedback import evaluation_tables as evaluation_tables  # noqa: E402
 from feedback import import_tables as import_tables  # noqa: E402
 from feedback import privacy_tables as privacy_tables  # noqa: E402
 from feedback import review_tables as review_tables  # noqa: E402

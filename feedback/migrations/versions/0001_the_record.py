@@ -825,6 +825,7 @@ def upgrade() -> None:
         comment="Plans and runs asked for over HTTP; the worker answers.",
     )
     op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
+    _create_evaluating()
     _create_watching()
     _create_importing()
     _create_reviewing()
@@ -841,6 +842,7 @@ def downgrade() -> None:
     op.drop_index("ix_imported_completion_id", table_name="imported")
     op.drop_table("imported")
     _drop_watching()
+    op.drop_table("evaluation_answers")
     op.drop_index("ix_run_requests_status", table_name="run_requests")
     op.drop_table("run_requests")
     op.drop_index("ix_fine_tuning_jobs_run_id", table_name="fine_tuning_jobs")
@@ -910,7 +912,9 @@ def _create_importing() -> None:
         "imported",
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False, comment="The format, such as langfuse."),
-        sa.Column("source_id", sa.Text(), nullable=False, comment="What the completion is called there."),
+        sa.Column(
+            "source_id", sa.Text(), nullable=False, comment="Hash of what the completion is called there."
+        ),
         sa.Column("completion_id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("project", "source", "source_id", name=op.f("pk_imported")),
@@ -918,6 +922,35 @@ def _create_importing() -> None:
         "Stays when that is deleted, so that it does not come back.",
     )
     op.create_index("ix_imported_completion_id", "imported", ["completion_id"], unique=False)
+
+
+def _create_evaluating() -> None:
+    op.create_table(
+        "evaluation_answers",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("row_number", sa.Integer(), nullable=False),
+        sa.Column("champion_answer", sa.Text(), nullable=False),
+        sa.Column("candidate_answer", sa.Text(), nullable=False),
+        sa.Column("champion_score", sa.Double(), nullable=False),
+        sa.Column("candidate_score", sa.Double(), nullable=False),
+        sa.Column(
+            "champion_repeats_it",
+            sa.Boolean(),
+            nullable=False,
+            comment="Still the answer that was voted down.",
+        ),
+        sa.Column("candidate_repeats_it", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_evaluation_answers_run_id")),
+        sa.ForeignKeyConstraint(
+            ["dataset_id", "row_number"],
+            ["dataset_rows.dataset_id", "dataset_rows.row_number"],
+            name=op.f("fk_evaluation_answers_dataset_id_row_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("run_id", "dataset_id", "row_number", name=op.f("pk_evaluation_answers")),
+        comment="What champion and candidate answered to the held-out rows of a run's dataset.",
+    )
 
 
 def _create_watching() -> None:
