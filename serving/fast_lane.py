@@ -3,7 +3,11 @@
 The numbers decide: an ASGI scope, cycle and message per piece cost more than everything else a gateway does for a short
 answer. This subclass takes `POST` to a relayed path when nothing is unusual about it; whatever is (a pipelined
 request, `Expect`, an upgrade, a query string) and every other route goes the ordinary way to the application, which
-answers the same. Keep-alive, draining and limits stay uvicorn's own.
+answers the same. Keep-alive and limits stay uvicorn's own.
+
+A connection is closed under nobody's request: a body that is too long is read to its end before its refusal closes the
+connection (a socket closed with unread bytes is reset, and the client never reads why), and a gateway that stops
+waits a moment for a request that is already on its way on an idle connection.
 
 It leans on uvicorn's `HttpToolsProtocol`: the attributes `cycle`, `flow`, `parser`, `tasks`, `url` and `headers`. The
 tests run every behaviour through both lanes, so an upgrade of uvicorn that moves them fails there.
@@ -21,6 +25,9 @@ from serving.exchange import Handler, Request
 CHUNKED = (b"transfer-encoding", b"chunked")
 SWITCH = "relayed"
 """Key of the lifespan state under which the application puts a `Relayed`."""
+
+LINGER_SECONDS = 0.25
+"""How long a gateway that stops leaves an idle connection open."""
 
 
 class Relayed:
@@ -42,6 +49,7 @@ class _Exchange:
         self._handler = handler
         self.body: list[bytes] = []
         self.body_bytes = 0
+        self.body_ended = False
         self.started = False
         self._protocol = protocol
         self._chunked = False
@@ -55,6 +63,8 @@ class _Exchange:
             self._protocol.transport.close()
         except Exception:
             self._protocol.logger.exception("The handler of %s failed", request.path.decode())
+            if self.response_complete:
+                return  # The client has its answer, and may have sent its next request already.
             if self.started:
                 self._protocol.transport.close()
             else:
@@ -112,7 +122,7 @@ class _Exchange:
 
     def _finish(self) -> None:
         self.response_complete = True
-        if not self.keep_alive:
+        if not self.keep_alive and self.body_ended:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
 
@@ -128,8 +138,10 @@ _NOBODY_WAITS = _NobodyWaits()
 class FastLane(HttpToolsProtocol):
     """uvicorn's protocol with a short way for the relayed routes."""
 
+    cycle: Any
     exchange: _Exchange | None = None
     answering: "asyncio.Task[None] | None" = None
+    stopping = False
 
     def on_message_begin(self) -> None:
         """Begin a request, without the ASGI scope that most never need."""
@@ -148,12 +160,12 @@ class FastLane(HttpToolsProtocol):
             self.url, self.expect_100_continue = url, expect
             self.headers.extend(headers)
             super().on_headers_complete()
-            return
-        parser: Any = self.parser
-        self.cycle: Any = _Exchange(
-            self, handler, parser.get_http_version() != "1.0" and parser.should_keep_alive()
-        )
-        self.exchange = self.cycle
+        else:
+            parser: Any = self.parser
+            keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+            self.exchange = self.cycle = _Exchange(self, handler, keep_alive)
+        if self.stopping:
+            self.cycle.keep_alive = False
 
     def _is_unusual(self) -> bool:
         busy = self.cycle is not None and not self.cycle.response_complete
@@ -179,12 +191,24 @@ class FastLane(HttpToolsProtocol):
         exchange = self.exchange
         if exchange is None:
             super().on_message_complete()
+            return
+        exchange.body_ended = True
+        if exchange.response_complete:
+            self.transport.close()
         elif not exchange.started:
             body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
             exchange.body.clear()
             request = Request(self.url, dict(self.headers), body, time.perf_counter())
             self.answering = self.loop.create_task(exchange.run(request))
             self.tasks.add(self.answering)
+
+    def shutdown(self) -> None:
+        """Stop: let an answer under way finish, and a request on its way arrive."""
+        self.stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the handler of a client that is gone."""

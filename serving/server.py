@@ -19,7 +19,9 @@ from serving.app import create_app
 from serving.fast_lane import FastLane
 from serving.settings import ServingSettings
 
-KEEP_ALIVE_SECONDS = 75
+KEEP_ALIVE_SECONDS = 120
+"""Longer than clients keep an idle connection (Go 90 s, the OpenAI SDK 5 s): who closes first must not be us, or a
+request that is on its way meets a closed door."""
 BACKLOG = 2048
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 from feedback import adapters, engines, keys
 from feedback.adapters import Adapter
@@ -30,6 +31,7 @@ class Running:
     gateway: Gateway
     client: httpx.AsyncClient
     database: Database
+    server: uvicorn.Server
 
     async def ask(self, stream: bool = False, **fields: Any) -> httpx.Response:
         """One chat completion, read to its end."""
@@ -75,7 +77,7 @@ async def running_gateway(
     gateway: Gateway = server.config.app.state.gateway  # type: ignore[union-attr]
     try:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10) as client:
-            yield Running(url, key, gateway, client, database)
+            yield Running(url, key, gateway, client, database, server)
     finally:
         server.should_exit = True
         await serving

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from feedback.database import Database
+from serving.engines import Connection
 from tests import fakes
 from tests.fakes import answer_well, fake_engine
 from tests.serving.running import Running, running_gateway
@@ -26,6 +27,16 @@ def start(request: pytest.FixtureRequest, database: Database, database_url: str,
 
     def start(*engine_urls: str, **settings: Any) -> AbstractAsyncContextManager[Running]:
         settings = {"gateway_fast_lane": request.param, **settings}
+        return running_gateway(database, database_url, state_dir, *engine_urls, **settings)
+
+    return start
+
+
+@pytest.fixture
+def fast(database: Database, database_url: str, state_dir: Path) -> Start:
+    """The same in the fast lane, for what uvicorn itself does otherwise."""
+
+    def start(*engine_urls: str, **settings: Any) -> AbstractAsyncContextManager[Running]:
         return running_gateway(database, database_url, state_dir, *engine_urls, **settings)
 
     return start
@@ -177,3 +188,40 @@ async def test_requests_under_way_while_the_gateway_stops_are_answered(start: St
         status, body = await raw.answer()
         raw.writer.close()
     assert (status, body[-14:]) == (200, b"data: [DONE]\n\n")
+
+
+async def test_a_body_that_is_too_long_is_read_to_its_end_so_that_the_refusal_is_too(start: Start) -> None:
+    async with (
+        fake_engine() as engine,
+        start(engine.url, request_bytes_max=1000) as running,
+        Raw(running) as raw,
+    ):
+        raw.send(b"x" * 5_000_000)
+        await raw.writer.drain()
+        status, body = await raw.answer()
+    assert status == 413
+    assert orjson.loads(body)["error"]["code"] == "request_too_large"
+
+
+async def test_a_request_on_its_way_to_a_gateway_that_stops_is_answered(fast: Start) -> None:
+    async with fake_engine() as engine, fast(engine.url) as running, Raw(running) as raw:
+        raw.send()
+        assert (await raw.answer())[0] == 200
+        for connection in list(running.server.server_state.connections):
+            connection.shutdown()
+        raw.send()
+        assert (await raw.answer())[0] == 200
+        assert await raw.reader.read() == b""
+
+
+async def test_a_handler_that_fails_after_its_answer_costs_nobody_the_next_one(
+    fast: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: Connection) -> None:
+        raise RuntimeError("after the answer")
+
+    async with fake_engine() as engine, fast(engine.url) as running, Raw(running) as raw:
+        monkeypatch.setattr(Connection, "release", fail)
+        for _ in range(2):
+            raw.send()
+            assert (await raw.answer())[0] == 200
