@@ -12,7 +12,7 @@ imported = Table(
     metadata,
     Column("project", Text, primary_key=True),
     Column("source", Text, primary_key=True, comment="The format, such as langfuse."),
-    Column("source_id", Text, primary_key=True, comment="What the completion is called there."),
+    Column("source_id", Text, primary_key=True, comment="Hash of what the completion is called there."),
     Column("completion_id", Text, nullable=False),
     moment("created_at"),
     Index("ix_imported_completion_id", "completion_id"),

@@ -58,6 +58,10 @@ class Target:
         """The rater as recorded."""
         return pseudonym(self.secret, self.project, rater[:256]) if rater else None
 
+    def source_id(self, name: str) -> str:
+        """A name of the source as it is remembered: hashed, for a name there may be a person's address."""
+        return hashlib.blake2b(name.encode(), key=self.secret[:64], digest_size=16).hexdigest()
+
 
 @dataclass(slots=True)
 class Summary:
@@ -138,7 +142,7 @@ async def store(connection: AsyncConnection, batch: Batch, target: Target, summa
 async def _store_answers(
     connection: AsyncConnection, answers: Sequence[Answer], target: Target, summary: Summary
 ) -> None:
-    by_source = {answer.source_id: answer for answer in answers}
+    by_source = {target.source_id(answer.source_id): answer for answer in answers}
     if not by_source:
         return
     ids = {name: completion_id(target, answer) for name, answer in by_source.items()}
@@ -152,7 +156,7 @@ async def _store_answers(
     )
     aliases: dict[str, str] = {}
     for name, answer in by_source.items():
-        for alias in answer.aliases:
+        for alias in map(target.source_id, answer.aliases):
             aliases[alias] = max(aliases.get(alias, ""), ids[name])
     if aliases:
         # Ids sort by time: whatever the order of the rows, an episode, trace or session is its last answer.
@@ -252,7 +256,7 @@ async def _known(connection: AsyncConnection, names: set[str], target: Target) -
     """The completion of each name that was imported; None where that is not there any more."""
     if not names:
         return {}
-    there = completions_table
+    there, hashed = completions_table, {target.source_id(name): name for name in names}
     query = (
         select(imported.c.source_id, there.c.completion_id)
         .select_from(imported)
@@ -264,10 +268,10 @@ async def _known(connection: AsyncConnection, names: set[str], target: Target) -
         .where(
             imported.c.project == target.project,
             imported.c.source == target.source,
-            imported.c.source_id == func.any(list(names)),
+            imported.c.source_id == func.any(list(hashed)),
         )
     )
-    return {name: completion for name, completion in await connection.execute(query)}
+    return {hashed[name]: completion for name, completion in await connection.execute(query)}
 
 
 def _submission(said: Said, known: dict[str, str | None], target: Target) -> Submission | None:
