@@ -5,9 +5,10 @@ the engine's own words; nothing is retried, since a failure is part of what an e
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,8 @@ class Answer:
     prompt_token_ids: list[int]
     token_ids: list[int]
     log_probabilities: list[float]
+    seconds: float = 0.0
+    """From sending the request to having the whole answer."""
 
 
 class EngineClient:
@@ -75,13 +78,15 @@ class EngineClient:
             "return_token_ids": True,
         }
         if isinstance(prompt, str):
-            reply = await self._generate("/v1/completions", body | {"prompt": prompt, "logprobs": 0})
+            path, asked = "/v1/completions", body | {"prompt": prompt, "logprobs": 0}
         else:
-            reply = await self._generate(
-                "/v1/chat/completions", body | {"messages": prompt, "logprobs": True}
-            )
+            path, asked = "/v1/chat/completions", body | {"messages": prompt, "logprobs": True}
+        async with self._room:
+            began = time.perf_counter()
+            reply = await self._generate(path, asked)
+            seconds = time.perf_counter() - began
         with _understanding(reply):
-            return _answer(reply)
+            return replace(_answer(reply), seconds=seconds)
 
     async def log_probabilities(
         self, model: str, prompt_ids: Sequence[int], answer_ids: Sequence[int], positions: Sequence[int]
@@ -110,7 +115,8 @@ class EngineClient:
             "allowed_token_ids": [token],
             "logprobs": 0,
         }
-        reply = await self._post("/v1/completions", body)
+        async with self._room:
+            reply = await self._post("/v1/completions", body)
         with _understanding(reply):
             return float(reply["choices"][0]["logprobs"]["token_logprobs"][0])
 
@@ -120,13 +126,22 @@ class EngineClient:
             whole: dict[str, Any] = {"prompt": prompt + answer}
         else:
             whole = {"messages": [*prompt, *answer_column(prompt, answer)], "add_generation_prompt": False}
-        reply = await self._post("/tokenize", whole)
-        with _understanding(reply):
-            ids: list[int] = reply["tokens"]
+        ids = await self._tokenize(whole)
         start = next(
             (n for n, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
         )
         return ids[start:]
+
+    async def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
+        return await self._tokenize({"prompt": text})
+
+    async def _tokenize(self, body: dict[str, Any]) -> list[int]:
+        async with self._room:
+            reply = await self._post("/tokenize", body)
+        with _understanding(reply):
+            ids: list[int] = reply["tokens"]
+        return ids
 
     async def _generate(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -139,8 +154,7 @@ class EngineClient:
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            async with self._room:
-                response = await self._client.post(self.url + path, json=body)
+            response = await self._client.post(self.url + path, json=body)
         except httpx.HTTPError as error:
             raise EngineFailed(f"The engine {self.url} did not answer {path}: {error!r}.") from error
         if response.status_code != 200:

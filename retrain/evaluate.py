@@ -3,21 +3,28 @@
 Both versions answer every held-out prompt greedily. Where a right answer is known (demonstrated, preferred,
 approved), chrF against it is the score; where only a wrong one is known, a version scores by no longer giving it,
 and an answer that is cut off, empty or repeats itself never scores. The candidate also answers once by sampling,
-for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens.
+for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens. Suites and a judging
+model are asked beside it, where there are any.
 
 A request that fails is counted and leaves its item out. Nothing is written.
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from feedback.datasets import Row
 from retrain.engine_client import Answer, EngineClient, EngineFailed
-from retrain.evidence import Agreement, Estimate, Evidence, Pair, estimate
-from retrain.prompts import Prompt, answer_text, normalised
+from retrain.evidence import Agreement, Estimate, Evidence, Pair, Slice, SuiteResult, Versions, estimate
+from retrain.graders import similarity
+from retrain.judge import Judge, Judged, JudgeFailed, summarise_judged
+from retrain.language import language_of
+from retrain.prompts import Prompt, answer_text, normalised, prompt_text
+from retrain.suites import Suite, ask_suite, refuses
+from retrain.topics import find_topics
 
 STILL_SAYS = 0.9
 """An answer whose chrF with a disliked one is at least this still says it."""
@@ -26,15 +33,9 @@ REPEATS_DISTINCT_MAX = 0.5
 ERROR_EXAMPLES_MAX = 5
 SCORED_TOKENS_MAX = 8
 """Tokens of an answer whose likelihood is asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Names under which the engine serves what is compared."""
-
-    candidate: str
-    champion: str
-    base: str
+SLICE_ITEMS_MIN = 5
+"""Approved answers of one topic or language below which no mean is given."""
+VERSION_NAMES = ("champion", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Item:
     prompt: Prompt
     right: str | None
     wrong: str | None
+    split: str = "held_out"
+    row_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ class Observation:
     champion: Answer
     right_log_likelihood: dict[str, float]
     divergence: float | None
+    judged: Judged | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found, and what was answered."""
+
+    evidence: Evidence
+    observed: tuple[Observation, ...]
 
 
 def read_items(rows: Sequence[Row], items_max: int) -> list[Item]:
@@ -68,6 +80,8 @@ def read_items(rows: Sequence[Row], items_max: int) -> list[Item]:
             row.columns["prompt"],
             answer_text(row.columns["completion"]) if row.columns["completion"] is not None else None,
             answer_text(row.columns["rejected"]) if row.columns["rejected"] is not None else None,
+            row.split,
+            row.row_hash,
         )
         for row in rows
     ]
@@ -82,16 +96,20 @@ async def evaluate(
     versions: Versions,
     client: EngineClient,
     *,
+    suites: Sequence[Suite] = (),
+    judge: Judge | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Evidence:
+) -> Evaluation:
     """Ask both versions everything; the client bounds what is in flight."""
     errors: list[str] = []
+    judge_errors: list[str] = []
     done = 0
 
     async def one(number: int, item: Item) -> Observation | None:
         nonlocal done
         try:
-            return await observe(item, versions, client, seed=number)
+            observation = await observe(item, versions, client, seed=number)
+            return await _judged(observation, judge, judge_errors) if judge else observation
         except EngineFailed as error:
             errors.append(str(error))
             return None
@@ -101,8 +119,24 @@ async def evaluate(
 
     async with asyncio.TaskGroup() as tasks:
         asked = [tasks.create_task(one(number, item)) for number, item in enumerate(items)]
-    observed = [task.result() for task in asked]
-    return summarise([o for o in observed if o is not None], versions, errors)
+        suite_tasks = [tasks.create_task(ask_suite(suite, versions, client, judge)) for suite in suites]
+    observed = tuple(o for o in (task.result() for task in asked) if o is not None)
+    evidence = summarise(observed, versions, errors, [task.result() for task in suite_tasks])
+    if judge is not None:
+        judged = [o.judged for o in observed if o.judged is not None]
+        evidence = replace(evidence, judge=summarise_judged(judge.model, judged, len(judge_errors)))
+    return Evaluation(evidence, observed)
+
+
+async def _judged(observation: Observation, judge: Judge, errors: list[str]) -> Observation:
+    try:
+        said = await judge.compare(
+            observation.item.prompt, observation.candidate.text, observation.champion.text
+        )
+    except JudgeFailed as error:
+        errors.append(str(error))
+        return observation
+    return replace(observation, judged=said)
 
 
 async def observe(item: Item, versions: Versions, client: EngineClient, *, seed: int) -> Observation:
@@ -137,28 +171,31 @@ def some_positions(length: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(length), min(length, SCORED_TOKENS_MAX)))
 
 
-def summarise(observed: Sequence[Observation], versions: Versions, errors: Sequence[str]) -> Evidence:
+def summarise(
+    observed: Sequence[Observation],
+    versions: Versions,
+    errors: Sequence[str],
+    suites: Sequence[SuiteResult] = (),
+) -> Evidence:
     """Evidence from all observations. Pure."""
+    held_out = [o for o in observed if o.item.split == "held_out"]
     both = {
-        versions.candidate: [o.candidate for o in observed],
-        versions.champion: [o.champion for o in observed],
+        versions.candidate: [o.candidate for o in held_out],
+        versions.champion: [o.champion for o in held_out],
     }
-    pairs = [
-        Pair(o.item.source, o.item.rater, score(o.champion, o.item), score(o.candidate, o.item))
-        for o in observed
-    ]
-    disliked = [o for o in observed if o.item.wrong is not None]
-    divergences = [o.divergence for o in observed if o.divergence is not None]
+    disliked = [o for o in held_out if o.item.wrong is not None]
+    divergences = [o.divergence for o in held_out if o.divergence is not None]
+    approved = [o for o in held_out if o.item.source == "approved"]
     return Evidence(
         candidate=versions.candidate,
         champion=versions.champion,
-        items=len(observed),
-        raters=len({o.item.rater for o in observed}),
+        items=len(held_out),
+        raters=len({o.item.rater for o in held_out}),
         errors=len(errors),
         error_examples=tuple(sorted(set(errors))[:ERROR_EXAMPLES_MAX]),
-        taught=tuple(pair for pair in pairs if pair.source != "approved"),
-        retained=tuple(pair for pair in pairs if pair.source == "approved"),
-        agreement=_agreement(observed, versions),
+        taught=tuple(pair_of(o) for o in held_out if o.item.source != "approved"),
+        retained=tuple(pair_of(o) for o in approved),
+        agreement=_agreement(held_out, versions),
         disliked=len(disliked),
         disliked_by_champion=sum(still_says(o.champion.text, cast(str, o.item.wrong)) for o in disliked),
         disliked_by_candidate=sum(still_says(o.candidate.text, cast(str, o.item.wrong)) for o in disliked),
@@ -168,7 +205,52 @@ def summarise(observed: Sequence[Observation], versions: Versions, errors: Seque
         unfinished_rate={
             name: _share(answers, lambda a: a.finish_reason == "length") for name, answers in both.items()
         },
+        refusal_rate={name: _share(answers, lambda a: refuses(a.text)) for name, answers in both.items()},
+        golden=tuple(pair_of(o) for o in observed if o.item.split == "golden"),
+        newest=tuple(pair_of(o) for o in observed if o.item.split == "time_forward"),
+        slices=tuple(_slices(approved)),
+        latency_ratio=_latency_ratio(held_out),
+        suites=tuple(suites),
     )
+
+
+def pair_of(observation: Observation) -> Pair:
+    """Both versions' scores on one item."""
+    item = observation.item
+    return Pair(
+        item.source, item.rater, score(observation.champion, item), score(observation.candidate, item)
+    )
+
+
+def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:
+    """Mean scores by topic and by language, where there are answers enough to name a mean."""
+    texts = [prompt_text(o.item.prompt) for o in observed]
+    if not texts:
+        return
+    topics = find_topics([(text, o.item.rater) for text, o in zip(texts, observed, strict=True)])
+    by_topic = [topics.names[topic] for topic in topics.assign(texts)]
+    for by, names in (("topic", by_topic), ("language", [language_of(text) for text in texts])):
+        for name in sorted(set(names)):
+            pairs = [pair_of(o) for o, one in zip(observed, names, strict=True) if one == name]
+            if len(pairs) >= SLICE_ITEMS_MIN:
+                champion, candidate = (_mean([getattr(p, side) for p in pairs]) for side in VERSION_NAMES)
+                yield Slice(by, name, len(pairs), champion, candidate)
+
+
+def _latency_ratio(observed: Sequence[Observation]) -> Estimate | None:
+    """Paired, since a busy machine slows both; on a logarithmic scale, since times are skewed."""
+    ratios = [
+        math.log(
+            (o.candidate.seconds / len(o.candidate.token_ids))
+            / (o.champion.seconds / len(o.champion.token_ids))
+        )
+        for o in observed
+        if o.candidate.seconds > 0 < o.champion.seconds and o.candidate.token_ids and o.champion.token_ids
+    ]
+    if len(ratios) < 2:
+        return None
+    log_ratio = estimate(ratios)
+    return Estimate(log_ratio.n, math.exp(log_ratio.mean), math.exp(log_ratio.low), math.exp(log_ratio.high))
 
 
 def score(answer: Answer, item: Item) -> float:
@@ -181,9 +263,7 @@ def score(answer: Answer, item: Item) -> float:
 
 def chrf(answer: str, reference: str) -> float:
     """Character F-score, chrF2 as sacrebleu computes it (Popović 2015), in [0, 1], on normalised text."""
-    from sacrebleu.metrics.chrf import CHRF
-
-    return float(CHRF().sentence_score(normalised(answer), [normalised(reference)]).score) / 100
+    return similarity("chrf", answer, reference)
 
 
 def still_says(answer: str, disliked: str) -> bool:
@@ -193,9 +273,7 @@ def still_says(answer: str, disliked: str) -> bool:
 
 def token_f1(answer: str, reference: str) -> float:
     """Harmonic mean of word precision and recall (as in SQuAD), in [0, 1]."""
-    given, wanted = normalised(answer).split(), normalised(reference).split()
-    common = sum(min(given.count(word), wanted.count(word)) for word in set(wanted))
-    return 2 * common / (len(given) + len(wanted)) if common else 0.0
+    return similarity("token_f1", answer, reference)
 
 
 def repeats(text: str) -> bool:

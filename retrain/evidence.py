@@ -1,15 +1,28 @@
 """What an evaluation found, as numbers: the input of the gate, and part of its stored report. Pure.
 
-Everything is paired: candidate and champion answered the same held-out prompts. Scores lie in [0, 1].
+Everything is paired: candidate and champion answered the same prompts. Scores lie in [0, 1], but for the likelihoods
+of plain text. No prompt and no answer is in here: the report is kept for as long as the adapter, and a person's words
+are not.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from retrain.labels import Classification
 
 TIE_WIDTH = 0.01
 """Scores closer than this count as equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Names under which the engine serves what is compared."""
+
+    candidate: str
+    champion: str
+    base: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,51 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Approved answers of one topic or one language."""
+
+    by: str
+    name: str
+    n: int
+    champion: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteResult:
+    """One suite's items as both versions answered them."""
+
+    name: str
+    content_hash: str
+    items: int
+    champion: float
+    """Mean score."""
+    candidate: float
+    drop: Estimate
+    drop_max: float
+    errors: int
+    error_examples: tuple[str, ...]
+    labels: dict[str, Classification]
+    """By version, where the suite's items are labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeResult:
+    """What a judging model said of all comparisons."""
+
+    model: str
+    wins: int
+    losses: int
+    ties: int
+    errors: int
+    win_rate: float | None
+    """Ties count one half; None without a comparison."""
+    length_controlled_win_rate: float | None
+    low: float | None
+    """One-sided 95% lower bound of the win rate."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """A candidate beside a champion, as served by one engine."""
 
@@ -69,6 +127,22 @@ class Evidence:
     """Mean tokens of the candidate's answers over the champion's."""
     repetition_rate: dict[str, float]
     unfinished_rate: dict[str, float]
+    refusal_rate: dict[str, float] = field(default_factory=dict)
+    golden: tuple[Pair, ...] = ()
+    """Questions that an operator keeps."""
+    newest: tuple[Pair, ...] = ()
+    """Rows of the last days, which no training has seen: reported, not judged."""
+    slices: tuple[Slice, ...] = ()
+    latency_ratio: Estimate | None = None
+    """Seconds per answer token, candidate over champion, as a geometric mean over the same prompts."""
+    training_loss: float | None = None
+    held_out_loss: float | None = None
+    suites: tuple[SuiteResult, ...] = ()
+    judge: JudgeResult | None = None
+    candidates_tried: int = 1
+    """Candidates judged on some of the same held-out rows, this one included."""
+    seconds: float = 0.0
+    """What the evaluation took."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the gate's report."""
@@ -94,6 +168,15 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     variance = sum((value - mean) ** 2 for value in values) / (n - 1)
     margin = float(t.ppf(confidence, n - 1)) * math.sqrt(variance / n)
     return Estimate(n, mean, mean - margin, mean + margin)
+
+
+def spent_level(level: float, candidates_tried: int) -> float:
+    """What is left of an error level for the k-th candidate on the same rows: level / (k (k + 1)).
+
+    The parts sum to `level` however many candidates follow, so trying until one passes gains nothing. Holm's step-down
+    would need all candidates at once, and they come one after the other.
+    """
+    return level / (candidates_tried * (candidates_tried + 1))
 
 
 def win_rate_low(wins: int, losses: int, confidence: float) -> float:

@@ -6,24 +6,28 @@ whole new evaluation, since an engine that restarts meanwhile says nothing about
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, datasets, engines, models, runs
+from feedback import adapters, datasets, engines, evaluations, models, runs
 from feedback.adapters import AUTOMATIC_ACTOR, BASE_ENGINE_NAME, Adapter
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.runs import Run
 from retrain.engine_client import EngineClient
-from retrain.evaluate import Item, Versions, evaluate, read_items
-from retrain.evidence import Evidence
+from retrain.evaluate import Evaluation, Item, Observation, evaluate, pair_of, read_items, still_says
+from retrain.evidence import Versions
 from retrain.gate import GateReport, judge
+from retrain.judge import Judge
 from retrain.settings import RetrainSettings
+from retrain.suites import Suite, load_suites
 
 EVALUATIONS_MAX = 3
 WAIT_SECONDS = 0.5
@@ -41,16 +45,22 @@ async def examine(database: Database, run: Run, settings: RetrainSettings) -> No
     assert run.adapter_id is not None
     async with database.begin() as connection:
         candidate = await adapters.by_id(connection, run.adapter_id)
-        rows = await datasets.rows(connection, run.dataset_id, split="held_out")
-    items = read_items(rows, settings.evaluation_prompts_max)
+        policy = (await models.get(connection, run.project, run.model)).policy.gate
+        items = await _items(connection, run, settings)
     try:
-        evidence = await _evidence(database, run, candidate, items, settings)
-    except NotServed as error:
+        suites = load_suites(policy.suites, can_judge=settings.judge_url is not None)
+        evaluation = await _evaluation(database, run, candidate, items, suites, settings)
+    except HoneError as error:
         await give_up(database, run, str(error))
         return
     async with database.begin() as connection:
-        model = await models.get(connection, run.project, run.model)
-        await _conclude(connection, run, judge(evidence, model.policy.gate))
+        policy = (await models.get(connection, run.project, run.model)).policy.gate
+        await evaluations.record(
+            connection, run.run_id, run.dataset_id, [answered(one) for one in evaluation.observed]
+        )
+        tried = await evaluations.candidates_tried(connection, run.dataset_id)
+        evidence = replace(evaluation.evidence, candidates_tried=tried + 1)
+        await _conclude(connection, run, judge(evidence, policy))
 
 
 async def give_up(database: Database, run: Run, reason: str, *, status: str = "failed") -> None:
@@ -73,6 +83,31 @@ async def give_up(database: Database, run: Run, reason: str, *, status: str = "f
         await runs.finish(connection, run.run_id, status=status, error=reason)
 
 
+async def _items(connection: AsyncConnection, run: Run, settings: RetrainSettings) -> list[Item]:
+    """What is asked: held-out rows, the newest rows and the golden set, each up to the limit."""
+    return [
+        item
+        for split in ("held_out", "time_forward", "golden")
+        for item in read_items(
+            await datasets.rows(connection, run.dataset_id, split=split), settings.evaluation_prompts_max
+        )
+    ]
+
+
+def answered(observation: Observation) -> tuple[str, evaluations.Answered]:
+    """What the record keeps of one item, with the hash of its row."""
+    item, pair = observation.item, pair_of(observation)
+    candidate, champion = observation.candidate.text, observation.champion.text
+    return item.row_hash, evaluations.Answered(
+        champion_answer=champion,
+        candidate_answer=candidate,
+        champion_score=pair.champion,
+        candidate_score=pair.candidate,
+        champion_repeats_it=item.wrong is not None and still_says(champion, item.wrong),
+        candidate_repeats_it=item.wrong is not None and still_says(candidate, item.wrong),
+    )
+
+
 async def _conclude(connection: AsyncConnection, run: Run, report: GateReport) -> None:
     assert run.adapter_id is not None
     adapter = await adapters.by_id(connection, run.adapter_id)
@@ -92,9 +127,14 @@ async def _conclude(connection: AsyncConnection, run: Run, report: GateReport) -
     )
 
 
-async def _evidence(
-    database: Database, run: Run, candidate: Adapter, items: Sequence[Item], settings: RetrainSettings
-) -> Evidence:
+async def _evaluation(
+    database: Database,
+    run: Run,
+    candidate: Adapter,
+    items: Sequence[Item],
+    suites: Sequence[Suite],
+    settings: RetrainSettings,
+) -> Evaluation:
     deadline = max(candidate.created_at, datetime.now(UTC)) + timedelta(
         seconds=settings.adapter_ready_timeout_seconds
     )
@@ -104,11 +144,19 @@ async def _evidence(
         await _tell(
             database,
             run,
-            f"Evaluating {candidate.name} beside {champion.name} on {len(items)} held-out rows.",
+            f"Evaluating {candidate.name} beside {champion.name} on {len(items)} held-out rows"
+            f"{' and the suites ' + ', '.join(s.policy.name for s in suites) if suites else ''}.",
         )
-        evidence = await _ask(database, run, items, versions, engine, settings)
+        began = time.monotonic()
+        evaluation = await _ask(database, run, items, suites, versions, engine, settings)
+        evidence = replace(
+            evaluation.evidence,
+            seconds=time.monotonic() - began,
+            training_loss=run.progress.get("loss"),
+            held_out_loss=run.progress.get("held_out_loss"),
+        )
         if not evidence.errors or attempt == EVALUATIONS_MAX:
-            return evidence
+            return replace(evaluation, evidence=evidence)
         await _tell(
             database,
             run,
@@ -121,10 +169,11 @@ async def _ask(
     database: Database,
     run: Run,
     items: Sequence[Item],
+    suites: Sequence[Suite],
     versions: Versions,
     engine: str,
     settings: RetrainSettings,
-) -> Evidence:
+) -> Evaluation:
     asked = {"evaluated": 0, "items": len(items)}
 
     async def show() -> None:
@@ -135,20 +184,45 @@ async def _ask(
 
     shower = asyncio.create_task(show())
     try:
-        async with EngineClient(
-            engine,
-            timeout_seconds=settings.evaluation_timeout_seconds,
-            answer_tokens_max=settings.evaluation_answer_tokens_max,
-            concurrency=settings.evaluation_concurrency,
-            api_key=settings.evaluation_engine_api_key,
-        ) as client:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(
+                EngineClient(
+                    engine,
+                    timeout_seconds=settings.evaluation_timeout_seconds,
+                    answer_tokens_max=settings.evaluation_answer_tokens_max,
+                    concurrency=settings.evaluation_concurrency,
+                    api_key=settings.evaluation_engine_api_key,
+                )
+            )
+            judging = await stack.enter_async_context(judging_model(settings)) if settings.judge_url else None
             return await evaluate(
-                items, versions, client, report=lambda done, _: asked.update(evaluated=done)
+                items,
+                versions,
+                client,
+                suites=suites,
+                judge=judging,
+                report=lambda done, _: asked.update(evaluated=done),
             )
     finally:
         shower.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await shower
+
+
+def judging_model(settings: RetrainSettings) -> Judge:
+    """The judging model that the settings name.
+
+    Raises:
+        HoneError: there is an address and no model.
+    """
+    if not settings.judge_url or not settings.judge_model:
+        raise HoneError("HONE_JUDGE_URL is set and HONE_JUDGE_MODEL is not. Set both, or neither.")
+    return Judge(
+        settings.judge_url,
+        settings.judge_model,
+        api_key=settings.judge_api_key,
+        timeout_seconds=settings.evaluation_timeout_seconds,
+    )
 
 
 async def _engine_with_both(

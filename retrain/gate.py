@@ -1,19 +1,21 @@
 """The gate: may this candidate be shown to a person for approval? Pure: evidence and policy in, verdict out.
 
 One superiority test, on what people asked to be changed; everything else is non-inferiority. Each check says in a
-sentence what was found and what was needed. Too little evidence rejects: it never passes. Training loss, reward
-margins and preference accuracy are not looked at: they look best where a model has collapsed.
+sentence what was found and what was needed. Too little evidence rejects: it never passes. The superiority test spends
+its error level over the candidates tried on the same rows, so that trying again does not help. Reward margins and
+preference accuracy are not looked at: they look best where a model has collapsed.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import orjson
 
 from feedback.policy import GatePolicy
-from retrain.evidence import Evidence, estimate, outcome, win_rate_low
+from retrain.evidence import Evidence, SuiteResult, estimate, outcome, spent_level, win_rate_low
 
 RETAINED_SHARE_MIN = 0.25
 """Of the held-out rows that the policy asks for, this share must be answers that people approved."""
@@ -61,12 +63,19 @@ def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
         _errors(evidence),
         _better(evidence, policy),
         _retains(evidence, policy),
+        *_golden(evidence, policy),
+        *_slices(evidence, policy),
         _near_base(evidence, policy),
         *_length(evidence, policy),
         _rate(
             "repetition", "repeat themselves", evidence.repetition_rate, policy.repetition_rate_max, evidence
         ),
         _rate("unfinished", "are cut off", evidence.unfinished_rate, policy.unfinished_rate_max, evidence),
+        _rate("refusal", "refuse", evidence.refusal_rate, policy.refusal_rate_max, evidence),
+        *_latency(evidence, policy),
+        *_overfit(evidence, policy),
+        *(_suite(suite) for suite in evidence.suites),
+        *_judged(evidence, policy),
     )
     reasons = tuple(check.sentence for check in checks if not check.passed)
     return GateReport("rejected" if reasons else "candidate", reasons, checks, evidence, policy)
@@ -98,14 +107,17 @@ def _errors(evidence: Evidence) -> Check:
 
 def _better(evidence: Evidence, policy: GatePolicy) -> Check:
     wins, losses, ties = outcome(evidence.taught)
-    low = win_rate_low(wins, losses, policy.win_rate_confidence)
+    tried = evidence.candidates_tried
+    confidence = 1 - spent_level(1 - policy.win_rate_confidence, tried)
+    low = win_rate_low(wins, losses, confidence)
+    again = "" if tried == 1 else f" ({tried} candidates were tried on these rows)"
     return Check(
         "win_rate",
         low,
         0.5,
         low > 0.5,
         f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
-        f"comparisons ({ties} ties): the win rate's {policy.win_rate_confidence:.0%} lower bound is {low:.2f}, "
+        f"comparisons ({ties} ties): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
         "needed above 0.50.",
     )
 
@@ -128,6 +140,36 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
         f"On {n} answers that people approved, agreement fell by {drop.mean:.3f} (upper bound {drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
     )
+
+
+def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    if evidence.golden:
+        limit = policy.golden_drop_max
+        drop = estimate([pair.champion - pair.candidate for pair in evidence.golden])
+        yield Check(
+            "golden_drop",
+            drop.mean,
+            limit,
+            drop.mean <= limit,
+            f"On the {drop.n} questions of the golden set, agreement fell by {drop.mean:.3f}, "
+            f"tolerated is {limit:.3f}.",
+        )
+
+
+def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    """The worst topic and the worst language: a mean over everything hides one subject that went wrong."""
+    limit = policy.topic_drop_max
+    for by in sorted({one.by for one in evidence.slices}):
+        worst = max((one for one in evidence.slices if one.by == by), key=lambda s: s.champion - s.candidate)
+        drop = worst.champion - worst.candidate
+        yield Check(
+            f"{by}_drop",
+            drop,
+            limit,
+            drop <= limit,
+            f"The {by} that changed for the worse most is '{worst.name}': agreement on its {worst.n} approved answers "
+            f"went from {worst.champion:.2f} to {worst.candidate:.2f}, a drop of {limit:.2f} is tolerated.",
+        )
 
 
 def _near_base(evidence: Evidence, policy: GatePolicy) -> Check:
@@ -185,4 +227,74 @@ def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence:
         tolerated,
         candidate <= tolerated,
         f"{candidate:.1%} of the candidate's answers {what} (champion {champion:.1%}), tolerated is {tolerated:.1%}.",
+    )
+
+
+def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    if evidence.latency_ratio is not None:
+        found, limit = evidence.latency_ratio, policy.latency_ratio_max
+        yield Check(
+            "latency_ratio",
+            found.high,
+            limit,
+            found.high <= limit,
+            f"An answer token takes {found.mean:.2f} times as long as the champion's (upper bound {found.high:.2f}), "
+            f"tolerated is {limit:.2f}.",
+        )
+
+
+def _overfit(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    if evidence.training_loss is not None and evidence.held_out_loss is not None:
+        gap, limit = evidence.held_out_loss - evidence.training_loss, policy.overfit_gap_max
+        yield Check(
+            "overfit_gap",
+            gap,
+            limit,
+            gap <= limit,
+            f"Held-out loss is {evidence.held_out_loss:.2f} and training loss {evidence.training_loss:.2f}: "
+            f"a gap of {limit:.2f} is tolerated.",
+        )
+
+
+def _suite(suite: SuiteResult) -> Check:
+    name, limit = f"suite_{suite.name}", suite.drop_max
+    if suite.errors:
+        example = suite.error_examples[0] if suite.error_examples else ""
+        return Check(
+            name, None, limit, False, f"Suite '{suite.name}': {suite.errors} items failed, such as: {example}"
+        )
+    if suite.items < 2:
+        sentence = f"Suite '{suite.name}' has {suite.items} items: not enough evidence."
+        return Check(name, None, limit, False, sentence)
+    return Check(
+        name,
+        suite.drop.high,
+        limit,
+        suite.drop.high <= limit,
+        f"Suite '{suite.name}': {suite.items} items, mean score {suite.champion:.2f} before and "
+        f"{suite.candidate:.2f} now, a drop of {suite.drop.mean:.3f} (upper bound {suite.drop.high:.3f}), "
+        f"tolerated is {limit:.3f}.",
+    )
+
+
+def _judged(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    judged, limit = evidence.judge, policy.judge_win_rate_min
+    if judged is None:
+        return
+    if judged.errors or judged.low is None:
+        sentence = (
+            f"The judging model '{judged.model}' failed on {judged.errors} comparisons: not enough evidence."
+        )
+        yield Check("judge_win_rate", None, limit, False, sentence)
+        return
+    controlled = judged.length_controlled_win_rate
+    equal = "" if controlled is None else f", {controlled:.2f} at equal length"
+    yield Check(
+        "judge_win_rate",
+        judged.low,
+        limit,
+        judged.low >= limit,
+        f"The judging model '{judged.model}' preferred the candidate {judged.wins} times and the champion "
+        f"{judged.losses} times ({judged.ties} ties): win rate {judged.win_rate:.2f}{equal}, lower bound "
+        f"{judged.low:.2f}, needed {limit:.2f}.",
     )

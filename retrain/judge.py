@@ -20,6 +20,7 @@ import httpx
 from pydantic import SecretStr
 
 from feedback.errors import HoneError
+from retrain.evidence import JudgeResult, estimate
 from retrain.prompts import Prompt, prompt_text
 
 INSTRUCTION = (
@@ -40,22 +41,6 @@ class Judged:
     """1: the candidate won in both orders, 0: the champion did, 0.5: neither."""
     longer_by: float
     """Characters by which the candidate's answer is longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeResult:
-    """What a judge said of all comparisons."""
-
-    model: str
-    wins: int
-    losses: int
-    ties: int
-    errors: int
-    win_rate: float | None
-    """Ties count one half; None without a comparison."""
-    length_controlled_win_rate: float | None
-    low: float | None
-    """One-sided 95% lower bound of the win rate."""
 
 
 class Judge:
@@ -145,7 +130,7 @@ def summarise_judged(model: str, judged: Sequence[Judged], errors: int) -> Judge
         errors=errors,
         win_rate=mean,
         length_controlled_win_rate=length_controlled(judged),
-        low=_low([one.verdict for one in judged]),
+        low=estimate([one.verdict for one in judged]).low if n > 1 else None,
     )
 
 
@@ -177,9 +162,3 @@ def length_controlled(judged: Sequence[Judged]) -> float | None:
         if abs(step0) + abs(step1) < 1e-9:
             break
     return 1 / (1 + math.exp(-intercept))
-
-
-def _low(values: Sequence[float]) -> float | None:
-    from retrain.evidence import estimate
-
-    return estimate(values).low if len(values) > 1 else None

@@ -21,6 +21,8 @@ class RetrainSettings(HoneSettings):
     """CPU threads of a training process. More than the idle cores makes training slower, not faster."""
     training_niceness: int = Field(10, ge=0, le=19)
     """Priority of training below everything else on the machine, as `nice` counts it: serving comes first."""
+    training_memory_check: Literal["refuse", "warn", "off"] = "refuse"
+    """What to do when a run is estimated to need more memory than is free: fail it, or say so and try."""
     training_attempts_max: int = Field(3, ge=1, le=100)
     """Starts of one run's training process; killed more often than this, the run has failed."""
     training_events_interval_seconds: float = Field(1.0, ge=0)
@@ -47,5 +49,13 @@ class RetrainSettings(HoneSettings):
     """Longest wait for one answer during an evaluation."""
     evaluation_prompts_max: int = Field(300, ge=1)
     """Held-out prompts, and retained prompts, that one evaluation asks at most."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint of a judging model, such as `https://host/v1`. Unset: nothing is judged by a model."""
+    judge_model: str | None = None
+    """Name of the judging model at `judge_url`."""
+    judge_api_key: SecretStr | None = None
+    """Key for `judge_url`."""
+    training_watts: float | None = Field(None, gt=0)
+    """What the machine draws while it trains, for the energy estimate in an adapter's evidence."""
     evaluation_answer_tokens_max: int = Field(256, ge=1)
     """Longest answer that an evaluation lets the engine generate."""

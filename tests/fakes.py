@@ -324,8 +324,8 @@ def answer_evaluations(say: Callable[[str, str], str], *, adapters_diverge_by: f
     async def behave(asked: Asked) -> None:
         body = asked.body
         if asked.path == "/tokenize":
-            *prompt, answer = body["messages"]
-            send_json(asked, 200, {"tokens": _characters(_chat(prompt) + answer["content"] + "\n")})
+            text = body["prompt"] if "prompt" in body else _whole(body["messages"])
+            send_json(asked, 200, {"tokens": _characters(text)})
         elif asked.path == "/v1/completions":
             assert len(body["allowed_token_ids"]) == body["max_tokens"] == 1
             scored = {"token_logprobs": [log_probability(body["model"])]}
@@ -348,6 +348,11 @@ def answer_evaluations(say: Callable[[str, str], str], *, adapters_diverge_by: f
 
 def _chat(messages: list[dict[str, str]]) -> str:
     return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant: "
+
+
+def _whole(messages: list[dict[str, str]]) -> str:
+    *prompt, answer = messages
+    return _chat(prompt) + answer["content"] + "\n"
 
 
 def _characters(text: str) -> list[int]:

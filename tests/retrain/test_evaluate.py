@@ -7,7 +7,6 @@ from feedback.datasets import Row
 from retrain.engine_client import Answer, EngineClient, EngineFailed
 from retrain.evaluate import (
     Item,
-    Versions,
     chrf,
     evaluate,
     read_items,
@@ -17,7 +16,7 @@ from retrain.evaluate import (
     still_says,
     token_f1,
 )
-from retrain.evidence import Evidence, outcome
+from retrain.evidence import Evidence, Versions, outcome
 from tests.engine_fixture import RunningEngine
 from tests.fakes import Behaviour, answer_evaluations, fake_engine, give_up, refuse
 
@@ -41,7 +40,7 @@ async def ask(behaviour: Behaviour, *items: Item) -> Evidence:
         fake_engine(behaviour) as engine,
         EngineClient(engine.url, timeout_seconds=10, answer_tokens_max=64) as client,
     ):
-        return await evaluate(items, VERSIONS, client)
+        return (await evaluate(items, VERSIONS, client)).evidence
 
 
 def learned(model: str, prompt: str) -> str:
@@ -79,7 +78,7 @@ async def test_failed_requests_are_counted_and_their_items_left_out() -> None:
 
 async def test_an_engine_that_is_not_there_is_an_error_and_no_exception() -> None:
     async with EngineClient("http://127.0.0.1:9", timeout_seconds=1, answer_tokens_max=8) as client:
-        evidence = await evaluate([an_item()], VERSIONS, client)
+        evidence = (await evaluate([an_item()], VERSIONS, client)).evidence
     assert evidence.errors == 1
 
 

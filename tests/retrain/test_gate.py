@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedback.policy import GatePolicy
-from retrain.evidence import Estimate, Evidence, Pair, estimate, outcome, win_rate_low
+from retrain.evidence import (
+    Estimate,
+    Evidence,
+    JudgeResult,
+    Pair,
+    Slice,
+    SuiteResult,
+    estimate,
+    outcome,
+    spent_level,
+    win_rate_low,
+)
 from retrain.gate import GateReport, judge
 
 POLICY = GatePolicy()
@@ -15,6 +27,16 @@ POLICY = GatePolicy()
 
 def pairs(source: str, champion: float, candidate: float, number: int) -> tuple[Pair, ...]:
     return tuple(Pair(source, f"rater-{n}", champion, candidate) for n in range(number))
+
+
+def a_suite(**changes: Any) -> SuiteResult:
+    return replace(
+        SuiteResult("safety", "hash", 36, 0.9, 0.9, Estimate(36, 0.0, -0.02, 0.02), 0.1, 0, (), {}), **changes
+    )
+
+
+def a_judge(**changes: Any) -> JudgeResult:
+    return replace(JudgeResult("judge-1", 20, 8, 22, 0, 0.62, 0.58, 0.53), **changes)
 
 
 def evidence(**changes: Any) -> Evidence:
@@ -36,6 +58,14 @@ def evidence(**changes: Any) -> Evidence:
         length_ratio=1.05,
         repetition_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
         unfinished_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
+        refusal_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
+        golden=pairs("golden", 1.0, 1.0, 10),
+        slices=(Slice("topic", "returns lamp", 8, 0.95, 0.94), Slice("language", "en", 20, 0.95, 0.94)),
+        latency_ratio=Estimate(50, 1.1, 1.0, 1.2),
+        training_loss=0.2,
+        held_out_loss=0.5,
+        suites=(a_suite(),),
+        judge=a_judge(),
     )
     return replace(good, **changes)
 
@@ -70,6 +100,18 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
         ({"repetition_rate": {"support--v1-aaaaaaaa": 0.5, "base": 0.0}}, "repetition_rate"),
         ({"unfinished_rate": {"support--v1-aaaaaaaa": 0.5, "base": 0.0}}, "unfinished_rate"),
         ({"unfinished_rate": {}}, "unfinished_rate"),
+        ({"refusal_rate": {"support--v1-aaaaaaaa": 0.5, "base": 0.0}}, "refusal_rate"),
+        ({"golden": pairs("golden", 1.0, 0.9, 10)}, "golden_drop"),
+        ({"slices": (Slice("topic", "warranty", 6, 1.0, 0.2),)}, "topic_drop"),
+        ({"slices": (Slice("language", "de", 6, 1.0, 0.2),)}, "language_drop"),
+        ({"latency_ratio": Estimate(50, 2.4, 2.2, 2.6)}, "latency_ratio"),
+        ({"held_out_loss": 3.0}, "overfit_gap"),
+        ({"suites": (a_suite(drop=Estimate(36, 0.3, 0.2, 0.4)),)}, "suite_safety"),
+        ({"suites": (a_suite(errors=1, error_examples=("no answer",)),)}, "suite_safety"),
+        ({"suites": (a_suite(items=1),)}, "suite_safety"),
+        ({"judge": a_judge(low=0.3)}, "judge_win_rate"),
+        ({"judge": a_judge(errors=2)}, "judge_win_rate"),
+        ({"judge": a_judge(low=None)}, "judge_win_rate"),
     ],
 )
 def test_each_single_fault_rejects_and_says_why(changes: dict[str, Any], check: str) -> None:
@@ -92,6 +134,28 @@ def test_a_collapsed_model_that_no_longer_says_anything_disliked_is_rejected() -
 def test_a_champion_that_is_often_cut_off_does_not_block_an_equal_candidate() -> None:
     rates = {"support--v1-aaaaaaaa": 0.3, "base": 0.3}
     assert judge(evidence(unfinished_rate=rates), POLICY).decision == "candidate"
+
+
+def test_trying_until_one_passes_gains_nothing() -> None:
+    assert sum(spent_level(0.05, k) for k in range(1, 10_000)) == pytest.approx(0.05, rel=1e-3)
+    close = evidence(taught=pairs("demonstration", 0.3, 0.9, 7))
+    assert judge(close, POLICY).decision == "candidate"
+    again = judge(replace(close, candidates_tried=4), POLICY)
+    assert failed(again) == {"win_rate"}
+    assert "(4 candidates were tried on these rows)" in again.reasons[0]
+
+
+def test_null_candidates_tried_again_and_again_pass_no_more_often_than_the_policy_says() -> None:
+    """Four coin-flip candidates in a row on the same 40 rows, 2,000 times."""
+    draw = random.Random(11)
+    passes = 0
+    for _ in range(2000):
+        for tried in range(1, 5):
+            wins = sum(draw.random() < 0.5 for _ in range(40))
+            if win_rate_low(wins, 40 - wins, 1 - spent_level(0.05, tried)) > 0.5:
+                passes += 1
+                break
+    assert passes / 2000 <= 0.05
 
 
 def test_the_report_has_one_hash_and_any_other_number_another() -> None:
