@@ -1,9 +1,10 @@
 """Where a training works, whom it tells, and how it says that it cannot go on."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from feedback.errors import HoneError
 
@@ -38,6 +39,8 @@ class TrainingContext:
     """Checkpoints and the finished adapter; the same directory again continues what was begun in it."""
     report: Callable[[Progress], None] = _no_report
     should_stop: Callable[[], bool] = lambda: False
+    held_out: Sequence[Mapping[str, Any]] = ()
+    """Rows whose loss is taken once, at the end."""
     device: str = "cpu"
     threads: int = 1
     report_interval_seconds: float = 1.0

@@ -10,7 +10,16 @@ from typing import Any
 
 from retrain.context import TrainingContext
 from retrain.recipe import Recipe
-from retrain.training import Row, TrainingResult, fitting_rows, load_base, train_to_end, trainer_arguments
+from retrain.training import (
+    Row,
+    TrainingResult,
+    fitting_rows,
+    load_base,
+    that_fit,
+    train_to_end,
+    trainer_arguments,
+)
+from retrain.validation import split_validation, to_dataset, to_datasets
 
 
 def train_dpo(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:
@@ -19,21 +28,23 @@ def train_dpo(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
     Raises:
         TrainingFailed: no row fits, or the loss is not finite.
     """
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     base = load_base(recipe, context)
     fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("chosen", "rejected"))
-    arguments = DPOConfig(**loss_arguments(recipe), **trainer_arguments(recipe, context, len(fitting)))
+    held_out = that_fit(context.held_out, base.tokenizer, recipe.max_length, ("chosen", "rejected"))
+    learned, validation = split_validation(fitting, recipe)
+    arguments = DPOConfig(**loss_arguments(recipe), **trainer_arguments(recipe, context, len(learned)))
     trainer = DPOTrainer(
         model=base.model,
         ref_model=base.reference,
         args=arguments,
-        train_dataset=Dataset.from_list([dict(row) for row in fitting]),
+        train_dataset=to_dataset(learned, "dpo"),
+        eval_dataset=to_datasets("dpo", validation, held_out),
         processing_class=base.tokenizer,
         peft_config=base.lora,
     )
-    return train_to_end(trainer, context, rows_given=len(rows))
+    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation))
 
 
 def loss_arguments(recipe: Recipe) -> dict[str, Any]:

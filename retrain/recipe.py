@@ -79,10 +79,16 @@ class Recipe(BaseModel):
     gradient_norm_max: float = Field(1.0, gt=0)
     """Longer gradients are scaled down to this norm."""
     max_length: int = Field(1024, ge=8)
-    """Tokens of prompt and answer together; what is beyond is cut off, and rows without answer left are
-    dropped."""
+    """Tokens of prompt and answer together; longer rows are left out and counted."""
     gradient_checkpointing: bool = True
     """Trade time for memory on an accelerator; without one it is left off."""
+
+    quantised: bool = False
+    """Hold the base model in 4 bits (NF4, bitsandbytes) while training; needs an accelerator."""
+    patience: int | None = Field(None, ge=1)
+    """Stop when the loss on validation rows has not fallen for this many of ten looks; unset: train to the end."""
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    """With patience: share of the questions that are validated on instead of trained on."""
 
     beta: float | None = Field(None, gt=0)
     """DPO and KTO: how strongly the adapter is held to the reference."""

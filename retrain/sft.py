@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from retrain.context import TrainingContext
 from retrain.recipe import Recipe
-from retrain.training import Row, TrainingResult, fitting_rows, load_base, train_to_end, trainer_arguments
+from retrain.training import (
+    Row,
+    TrainingResult,
+    fitting_rows,
+    load_base,
+    that_fit,
+    train_to_end,
+    trainer_arguments,
+)
+from retrain.validation import split_validation, to_dataset, to_datasets
 
 
 def train_sft(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> TrainingResult | None:
@@ -17,17 +26,19 @@ def train_sft(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
     Raises:
         TrainingFailed: no row fits, or the loss is not finite.
     """
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     base = load_base(recipe, context)
     fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("completion",))
-    arguments = SFTConfig(completion_only_loss=True, **trainer_arguments(recipe, context, len(fitting)))
+    held_out = that_fit(context.held_out, base.tokenizer, recipe.max_length, ("completion",))
+    learned, validation = split_validation(fitting, recipe)
+    arguments = SFTConfig(completion_only_loss=True, **trainer_arguments(recipe, context, len(learned)))
     trainer = SFTTrainer(
         model=base.model,
         args=arguments,
-        train_dataset=Dataset.from_list([dict(row) for row in fitting]),
+        train_dataset=to_dataset(learned, "sft"),
+        eval_dataset=to_datasets("sft", validation, held_out),
         processing_class=base.tokenizer,
         peft_config=base.lora,
     )
-    return train_to_end(trainer, context, rows_given=len(rows))
+    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation))

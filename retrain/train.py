@@ -30,16 +30,21 @@ from feedback.datasets import Dataset
 from feedback.errors import HoneError, NotFound
 from feedback.runs import Run
 from feedback.settings import FeedbackSettings
-from retrain.context import TrainingContext
+from retrain.context import TrainingContext, TrainingFailed
+from retrain.memory import estimate, free_bytes
 from retrain.model_card import model_card
 from retrain.publish import Published, publish
 from retrain.recipe import Recipe, read_recipe
 from retrain.settings import RetrainSettings
 from retrain.training import Row, TrainingResult, finished_result
+from retrain.validation import held_out_columns
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: start me again to go on."""
+
+HELD_OUT_ROWS_MAX = 256
+"""Held-out rows whose loss is taken at the end of a training."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +57,7 @@ class Assignment:
     dataset: Dataset
     recipe: Recipe
     rows: Sequence[Row]
+    held_out: Sequence[Row]
     database_url: str
     state_dir: Path
     settings: RetrainSettings
@@ -104,9 +110,7 @@ def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
     result = _train(assignment, stop)
     if result is None:
         return EXIT_STOPPED
-    asyncio.run(
-        _enter_phase(assignment, "publishing", f"Trained in {result.seconds:.1f} s, loss {result.loss:.4f}.")
-    )
+    asyncio.run(_enter_phase(assignment, "publishing", result))
     assert assignment.run.adapter_id is not None
     published = publish(
         result.adapter,
@@ -125,7 +129,7 @@ def discard_work(directory: Path) -> None:
 
     Checkpoints have learned what people wrote; nothing that erases a person would look for them here.
     """
-    for name in ("checkpoints", "adapter", "adapter.partial"):
+    for name in ("checkpoints", "best", "adapter", "adapter.partial"):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
@@ -143,6 +147,8 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
 
     settings = assignment.settings
     parent = os.getppid()
+    device = pick_device(settings.training_device)
+    asyncio.run(_check_memory(assignment, device))
     train = {"sft": train_sft, "dpo": train_dpo, "kto": train_kto}[assignment.recipe.method]
     with Reporter(
         assignment.database_url,
@@ -153,11 +159,12 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
             directory=assignment.directory,
             report=reporter.report,
             should_stop=lambda: stop.is_set() or os.getppid() != parent,
-            device=pick_device(settings.training_device),
+            device=device,
             threads=settings.training_threads,
             report_interval_seconds=settings.training_events_interval_seconds,
             checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
             checkpoints_kept=settings.checkpoints_kept,
+            held_out=assignment.held_out,
         )
         return train(assignment.rows, assignment.recipe, context)
 
@@ -213,14 +220,40 @@ async def _load(url: str, run_id: str, state_dir: Path, settings: RetrainSetting
         run = await runs.by_id(connection, run_id)
         dataset = await datasets.get(connection, run.dataset_id)
         rows = await datasets.rows(connection, run.dataset_id, split="train")
+        items = await datasets.rows(connection, run.dataset_id, split="held_out")
+    recipe = read_recipe(run.recipe)
+    held_out = held_out_columns(recipe.method, [row.columns for row in items])[:HELD_OUT_ROWS_MAX]
     columns = [row.columns for row in rows]
-    return Assignment(run, dataset, read_recipe(run.recipe), columns, url, state_dir, settings)
+    return Assignment(run, dataset, recipe, columns, held_out, url, state_dir, settings)
 
 
-async def _enter_phase(assignment: Assignment, phase: str, message: str) -> None:
+async def _enter_phase(assignment: Assignment, phase: str, result: TrainingResult) -> None:
+    held_out = result.notes.get("held_out_loss")
+    on_held_out = "" if held_out is None else f", {held_out:.4f} on held-out rows"
+    message = f"Trained in {result.seconds:.1f} s, loss {result.loss:.4f}{on_held_out}."
+    data = {"step": result.steps, "train_loss": result.loss, "valid_loss": held_out, **result.notes}
     async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
         await runs.change(connection, assignment.run.run_id, phase=phase)
-        await runs.add_event(connection, assignment.run.run_id, message)
+        await runs.add_event(connection, assignment.run.run_id, message, data=data)
+
+
+async def _check_memory(assignment: Assignment, device: str) -> None:
+    """Say how much memory the training will take.
+
+    Raises:
+        TrainingFailed: it is more than there is, and the settings do not say to try all the same.
+    """
+    needed, free = estimate(assignment.recipe, assignment.rows, device), free_bytes(device)
+    if needed is None or assignment.settings.training_memory_check == "off":
+        return
+    told, short = needed.sentence(free), needed.total > free
+    if short and assignment.settings.training_memory_check == "refuse":
+        raise TrainingFailed(
+            f"{told} Lower training.recipe.batch_size, max_length or rank in the model's policy, free memory, or set "
+            "[retrain] training_memory_check to 'warn' to try all the same. The champion was not touched."
+        )
+    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+        await runs.add_event(connection, assignment.run.run_id, told, level="warn" if short else "info")
 
 
 async def _register(assignment: Assignment, published: Published) -> None:

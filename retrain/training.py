@@ -25,6 +25,7 @@ from feedback.errors import HoneError
 from retrain.checkpoints import last_checkpoint, sync_directory
 from retrain.context import TrainingContext, TrainingFailed, memory_bytes
 from retrain.recipe import Recipe
+from retrain.validation import BestWeights
 from retrain.watcher import watch
 
 RESULT_FILE = "result.json"
@@ -85,7 +86,7 @@ def load_base(recipe: Recipe, context: TrainingContext) -> Base:
         TrainingFailed: the tokenizer's chat template is not the one that the recipe was made for.
     """
     import torch
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     _quiet()
@@ -99,9 +100,17 @@ def load_base(recipe: Recipe, context: TrainingContext) -> Base:
             f"{str(recipe.template_hash)[:12]}. Plan the run again: the model was replaced in between."
         )
 
+    if recipe.quantised and context.device == "cpu":
+        raise TrainingFailed(
+            "The recipe holds the base model in 4 bits, which needs an accelerator. Unset quantised."
+        )
+
     def weights() -> Any:
         dtype = torch.float32 if context.device == "cpu" else torch.bfloat16
-        return AutoModelForCausalLM.from_pretrained(recipe.base_model, dtype=dtype, use_safetensors=True)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            recipe.base_model, dtype=dtype, use_safetensors=True, **_in_four_bits(recipe)
+        )
+        return prepare_model_for_kbit_training(loaded) if recipe.quantised else loaded
 
     if recipe.start_from is None:
         targets = recipe.target_modules
@@ -118,19 +127,39 @@ def load_base(recipe: Recipe, context: TrainingContext) -> Base:
     return Base(model, tokenizer, None, weights() if needs_base else None)
 
 
+def _in_four_bits(recipe: Recipe) -> dict[str, Any]:
+    if not recipe.quantised:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": how, "device_map": {"": 0}}
+
+
 def fitting_rows(rows: Sequence[Row], tokenizer: Any, max_length: int, answers: Sequence[str]) -> list[Row]:
     """The rows of which every answer column fits `max_length` together with the prompt.
 
     Raises:
         TrainingFailed: none does.
     """
-    fitting = [row for row in rows if all(_length(row, tokenizer, name) <= max_length for name in answers)]
+    fitting = that_fit(rows, tokenizer, max_length, answers)
     if not fitting:
         raise TrainingFailed(
             f"None of the {len(rows)} training rows fits max_length = {max_length} tokens. "
             "Raise training.recipe.max_length in the model's policy."
         )
     return fitting
+
+
+def that_fit(rows: Sequence[Row], tokenizer: Any, max_length: int, answers: Sequence[str]) -> list[Row]:
+    """The same, which may be none."""
+    return [row for row in rows if all(_length(row, tokenizer, name) <= max_length for name in answers)]
 
 
 def _length(row: Row, tokenizer: Any, answer: str) -> int:
@@ -155,6 +184,7 @@ def trainer_arguments(recipe: Recipe, context: TrainingContext, rows: int) -> di
         "warmup_steps": math.ceil(recipe.warmup_share * steps),
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.batch_size,
+        "per_device_eval_batch_size": recipe.batch_size,
         "gradient_accumulation_steps": recipe.accumulation_steps,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.gradient_norm_max,
@@ -175,6 +205,7 @@ def trainer_arguments(recipe: Recipe, context: TrainingContext, rows: int) -> di
 def train_to_end(
     trainer: Any,
     context: TrainingContext,
+    recipe: Recipe,
     *,
     rows_given: int,
     notes: dict[str, float] | None = None,
@@ -186,12 +217,19 @@ def train_to_end(
     Raises:
         TrainingFailed: the loss is not finite.
     """
-    watcher = watch(trainer, context)
+    sets = dict(trainer.eval_dataset or {})
+    trainer.eval_dataset = sets.get("validation")
+    best = None
+    if recipe.patience is not None and trainer.eval_dataset is not None:
+        best = BestWeights(context.directory / "best", recipe.patience)
+    watcher = watch(trainer, context, best)
     checkpoint = last_checkpoint(context.directory / "checkpoints")
     started = time.monotonic()
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if watcher.stopped:
         return None
+    watcher.best = None  # what follows is not looked at to stop by
+    notes = {**(notes or {}), **_losses(trainer, best, sets.get("held_out"))}
     rows = len(trainer.train_dataset)
     return save_result(
         trainer.model,
@@ -205,9 +243,21 @@ def train_to_end(
             memory_bytes=memory_bytes(),
             device=context.device,
             resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
-            notes=notes or {},
+            notes=notes,
         ),
     )
+
+
+def _losses(trainer: Any, best: BestWeights | None, held_out: Any) -> dict[str, float]:
+    """Go back to the best weights, then take the loss on what was held out."""
+    found: dict[str, float] = {}
+    if best is not None and best.best is not None:
+        step, loss = best.best
+        best.restore(trainer.model)
+        found |= {"best_step": step, "validation_loss": loss}
+    if held_out is not None:
+        found["held_out_loss"] = float(trainer.evaluate(eval_dataset=held_out)["eval_loss"])
+    return found
 
 
 def save_result(model: Any, result: TrainingResult) -> TrainingResult:

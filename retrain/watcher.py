@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: progress, checkpoints by the clock, a stop when asked.
+"""What happens between the steps of a training: progress, checkpoints by the clock, an end when it is time.
 
 A loss that is not finite ends the training at once; nothing is saved from it.
 """
@@ -10,13 +10,15 @@ from typing import Any
 
 from retrain.checkpoints import complete
 from retrain.context import Progress, TrainingContext, TrainingFailed, memory_bytes
+from retrain.validation import BestWeights, evaluation_steps
 
 
 class Watcher:
     """The hooks of a trainer callback; `watch` makes one that transformers takes."""
 
-    def __init__(self, context: TrainingContext) -> None:
+    def __init__(self, context: TrainingContext, best: BestWeights | None = None) -> None:
         self.context = context
+        self.best = best
         self.stopped = False
         self.began = self.saved = time.monotonic()
         self.reported = -math.inf
@@ -32,13 +34,26 @@ class Watcher:
         """Start the clock; a resumed training does not start at step 0."""
         self.began = self.saved = time.monotonic()
         self.first_step = state.global_step
+        if self.best is not None:
+            self.best.resume(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint when one is due, or when it is time to stop."""
         self.stopped = self.context.should_stop() and state.global_step < state.max_steps
         due = time.monotonic() - self.saved >= self.context.checkpoint_interval_seconds
+        if self.best is not None and not self.stopped:
+            control.should_evaluate |= state.global_step % evaluation_steps(state.max_steps) == 0
         control.should_training_stop |= self.stopped
         control.should_save |= self.stopped or due
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **_: Any
+    ) -> None:
+        """End the training when the validation loss has stopped falling."""
+        if self.best is not None and model is not None and "eval_loss" in (metrics or {}):
+            control.should_training_stop |= self.best.add(
+                state.global_step, float(metrics["eval_loss"]), model
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark what the trainer has written as whole."""
@@ -83,14 +98,14 @@ class Watcher:
         )
 
 
-def watch(trainer: Any, context: TrainingContext) -> Watcher:
+def watch(trainer: Any, context: TrainingContext, best: BestWeights | None = None) -> Watcher:
     """Put a watcher in place of the trainer's own printing."""
     from transformers import PrinterCallback, TrainerCallback
 
     class WatcherCallback(Watcher, TrainerCallback):
         pass
 
-    watcher = WatcherCallback(context)
+    watcher = WatcherCallback(context, best)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watcher)
     return watcher

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from retrain.checkpoints import last_checkpoint
@@ -74,6 +75,29 @@ def test_equal_seeds_give_equal_adapters_and_a_stopped_training_ends_with_the_sa
 
     other = TRAIN[method](rows, recipe_for(method, tiny_model, seed=1), TrainingContext(tmp_path / "other"))
     assert weights(other) != weights(whole)
+
+
+def test_a_training_that_learns_no_more_ends_early_with_its_best_weights(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for("sft", tiny_model, learning_rate=0.02, epochs=30.0, patience=2, validation_share=0.3)
+    # Answers that do not follow from their questions: they can be learned by heart only.
+    rows: list[Row] = [{"prompt": f"Question {n}?", "completion": f" {n * 7919 % 1009}."} for n in range(40)]
+    context = TrainingContext(tmp_path / "whole", held_out=rows[:4])
+    whole = train_sft(rows, recipe, context)
+    assert whole is not None
+    assert whole.rows_left_out == 0 and whole.rows < 40
+    assert whole.steps < 30 * math.ceil(whole.rows / recipe.batch_size)
+    losses = orjson.loads((context.directory / "best" / "losses.json").read_bytes())
+    assert whole.notes["validation_loss"] == min(loss for _, loss in losses) < losses[-1][1]
+    assert whole.notes["best_step"] < whole.steps
+    assert whole.notes["held_out_loss"] > 0
+
+    steps = iter(range(1000))
+    stop_at = int(whole.notes["best_step"]) + 2
+    stopping = TrainingContext(tmp_path / "stopped", should_stop=lambda: next(steps) == stop_at)
+    assert train_sft(rows, recipe, stopping) is None
+    assert weights(train_sft(rows, recipe, replace(stopping, should_stop=lambda: False))) == weights(whole)
 
 
 def test_an_adapter_is_safetensors_and_configuration_only(tiny_model: Path, tmp_path: Path) -> None:
@@ -160,6 +184,13 @@ def test_kto_shuffles_by_seed_and_never_leaves_a_row_alone_in_its_batch() -> Non
     assert ordered == whole_batches(rows, 8, seed=0) != whole_batches(rows, 8, seed=1)
     with pytest.raises(TrainingFailed, match="it needs both"):
         whole_batches([row for row in rows if row["label"]], 8, seed=0)
+
+
+def test_rows_that_only_repeat_what_is_known_do_not_tip_the_balance() -> None:
+    rated: list[Row] = [*[{"label": True}] * 40, *[{"label": False}] * 20]
+    replayed: list[Row] = [{"label": True, "replay": True}] * 30
+    recipe = default_recipe("kto", "base")
+    assert balance([*rated, *replayed], recipe) == balance(rated, recipe)
 
 
 @pytest.mark.parametrize(("up", "down"), [(48, 16), (16, 48), (30, 30), (31, 30), (400, 12)])
