@@ -14,8 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from feedback.api import FeedbackDeps, feedback_router
-from feedback.errors import HoneError
+from feedback.aliases import alias_router
+from feedback.api import feedback_router
+from feedback.desk import Desk
+from feedback.door import FeedbackDoor
+from feedback.errors import HoneError, Refused
+from feedback.refusals import foreign_error
 from feedback.settings import FeedbackSettings
 from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
@@ -23,10 +27,10 @@ from serving.admin import admin_router
 from serving.admin_runs import admin_runs_router
 from serving.admin_watch import admin_watch_router
 from serving.asked import CHAT, TEXT
-from serving.drain import spool_submission
-from serving.errors import ApiError
+from serving.errors import ApiError, Headers
 from serving.exchange import AsgiRoute
 from serving.fast_lane import SWITCH, Relayed
+from serving.feedback_desk import open_desk
 from serving.files import TuningDeps, files_router
 from serving.fine_tuning import fine_tuning_router
 from serving.gateway import Gateway
@@ -36,7 +40,13 @@ from serving.problems import describe, problem
 from serving.settings import ServingSettings
 from serving.web import web_router
 
-ERROR_TYPES = {403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+ERROR_TYPES = {
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+    503: "server_error",
+}
 
 
 def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
@@ -45,6 +55,7 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         gateway = app.state.gateway = await Gateway.start(settings, record)
+        app.state.desk = open_desk(gateway, record)
         try:
             yield {SWITCH: Relayed(gateway.relayed, settings.request_bytes_max)}
         finally:
@@ -54,7 +65,15 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     for path in (CHAT, TEXT):
         relayed = AsgiRoute(lambda: app.state.gateway.relayed, settings.request_bytes_max)
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
-    app.include_router(feedback_router(_feedback_deps))
+    app.add_middleware(
+        FeedbackDoor,
+        origins=lambda: {
+            entry for policy in app.state.desk.policies(None).values() for entry in policy.allowed_origins
+        },
+        body_bytes_max=record.feedback_bytes_max,
+    )
+    app.include_router(feedback_router(_desk))
+    app.include_router(alias_router(_desk))
     app.include_router(admin_router(_admin_deps))
     app.include_router(admin_watch_router(_admin_deps))
     app.include_router(admin_runs_router(_admin_deps))
@@ -72,15 +91,9 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-def _feedback_deps(request: Request) -> FeedbackDeps:
-    gateway = _gateway(request)
-    return FeedbackDeps(
-        database=gateway.database,
-        token_secret=gateway.token_secret,
-        pseudonym_secret=gateway.pseudonym_secret,
-        identify=gateway.identify,
-        spool=lambda given: spool_submission(gateway.spool, given),
-    )
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
 
 
 def _admin_deps(request: Request) -> AdminDeps:
@@ -129,6 +142,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HoneError)
     async def hone_error(request: Request, error: HoneError) -> Response:
         status, title = describe(error)
+        if isinstance(error, Refused):
+            return _answer_error(request, _as_api_error(error), title=title)
         kind = ERROR_TYPES.get(status, "invalid_request_error")
         return _answer_error(request, ApiError(status, str(error), type=kind), title=title)
 
@@ -146,8 +161,20 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _answer_error(request, ApiError(error.status_code, message, type=kind), title=error.detail)
 
 
+def _as_api_error(error: Refused) -> ApiError:
+    kind = ERROR_TYPES.get(error.status, "invalid_request_error")
+    after: Headers = [] if error.seconds is None else [(b"retry-after", b"%d" % error.seconds)]
+    headers = [(b"allow", b"POST"), *after] if error.status == 405 else after
+    return ApiError(
+        error.status, str(error), type=kind, param=error.param, code=error.code, headers=headers
+    )
+
+
 def _answer_error(request: Request, error: ApiError, *, title: str = "Refused") -> Response:
-    if request.url.path.startswith("/admin"):
+    foreign = foreign_error(request.url.path, error.status, error.message, error.code)
+    if foreign is not None:
+        response = Response(foreign[1], foreign[0], media_type="application/json")
+    elif request.url.path.startswith("/admin"):
         response = problem(error.status, title, error.message, instance=request.url.path)
     else:
         response = Response(error.body(), error.status, media_type="application/json")

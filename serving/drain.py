@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from feedback import completions, submissions
 from feedback.database import Database
 from feedback.ids import new_id
-from feedback.submissions import Submission
+from feedback.submissions import Spooled
 from serving.spool import COMPLETION, FEEDBACK, Batch, Record, Spool
 from serving.transcript import read_row
 
@@ -31,25 +31,21 @@ SLICE_SECONDS = 0.001
 PAUSE_PER_SLICE = 4.0
 """Reading takes a fifth of the event loop at most: a peak of requests waits on disk, not in line."""
 PAUSE_SECONDS_MAX = 10.0
+FEEDBACK_ROWS = 32
 ADOPT_SECONDS = 30.0
 
 
-def spool_submission(spool: Spool, given: Submission) -> None:
-    """Keep feedback on disk while the database is away."""
-    spool.append(FEEDBACK, given.to_json())
-
-
-READ: dict[int, Callable[[bytes], bytes | Submission]] = {
+READ: dict[int, Callable[[bytes], bytes | Spooled]] = {
     COMPLETION: read_row,
-    FEEDBACK: Submission.from_json,
+    FEEDBACK: submissions.read_spooled,
 }
 
 
 class Item(NamedTuple):
-    """A spooled record, and the row or submission that it holds."""
+    """A spooled record, and the row or feedback that it holds."""
 
     record: Record
-    row: bytes | Submission
+    row: bytes | Spooled
 
 
 class Drain:
@@ -137,12 +133,15 @@ class Drain:
 
     async def _insert(self, items: list[Item]) -> None:
         rows = [item.row for item in items if isinstance(item.row, bytes)]
-        given = [item.row for item in items if isinstance(item.row, Submission)]
-        async with self.database.begin() as connection:
-            new = await completions.insert_documents(connection, rows) if rows else 0
-            for submission in given:
-                await submissions.store(connection, submission)
-        self.recorded += new
+        given = [item.row for item in items if not isinstance(item.row, bytes)]
+        if rows:
+            async with self.database.begin() as connection:
+                new = await completions.insert_documents(connection, rows)
+            self.recorded += new
+        # A few at a time: their locks make callers wait who send feedback now.
+        for start in range(0, len(given), FEEDBACK_ROWS):
+            async with self.database.begin() as connection:
+                await submissions.apply_all(connection, given[start : start + FEEDBACK_ROWS])
 
     async def _insert_one_by_one(self, items: list[Item]) -> None:
         for item in items:

@@ -3,7 +3,7 @@
 import orjson
 from fastapi import Request, Response
 
-from feedback.errors import Conflict, HoneError, IllegalMove, NotFound
+from feedback.errors import Conflict, HoneError, IllegalMove, NotFound, Refused
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: tuple[tuple[type[HoneError], int, str], ...] = (
@@ -20,6 +20,8 @@ class Forbidden(HoneError):
 
 def describe(error: HoneError) -> tuple[int, str]:
     """HTTP status and title of an error."""
+    if isinstance(error, Refused):
+        return error.status, "Refused"
     if isinstance(error, Forbidden):
         return 403, "Forbidden"
     return next((status, title) for kind, status, title in STATUS if isinstance(error, kind))

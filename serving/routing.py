@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from feedback.metrics import FeedbackPolicy
 from serving.auth import Caller
 from serving.errors import ApiError, not_ready, unknown_model
 
@@ -62,6 +63,7 @@ class ModelRoute:
     experiment: Experiment | None = None
     versions: Mapping[int, Version] = field(default_factory=dict)
     consent_default: bool = False
+    feedback: FeedbackPolicy = field(default_factory=FeedbackPolicy)
     created_at: int = 0
 
 

@@ -1,139 +1,331 @@
-"""`/v1/feedback` over HTTP: keys and tokens, aliases, and a database that is away."""
+"""`/v1/feedback` over HTTP: what may be said, by whom, and what becomes of it."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI, Request
 
-from feedback import submissions, tokens
-from feedback.api import FeedbackDeps, feedback_router
 from feedback.completions import insert_many
 from feedback.database import Database
-from feedback.errors import HoneError
-from feedback.submissions import Submission
+from feedback.submissions import Retraction
 from tests.builders import PROJECT, a_completion
-from tests.ports import free_port
+from tests.feedback.handing_in import OTHER_KEY, Counter, a_counter, a_token, bearer, code
 
-SECRET = b"s" * 32
-
-
-@dataclass
-class Api:
-    """A client of the routes, and what they spooled."""
-
-    client: httpx.AsyncClient
-    database: Database
-    connected_to: Database
-    spooled: list[Submission] = field(default_factory=list)
-
-    async def post(self, body: dict[str, Any], token: str | None = None) -> httpx.Response:
-        headers = {} if token is None else {"x-hone-feedback-token": token}
-        return await self.client.post("/v1/feedback", json=body, headers=headers)
-
-    async def effective(self, completion_id: str) -> list[tuple[str, Any, str]]:
-        async with self.database.begin() as connection:
-            rows = await submissions.of_completion(connection, PROJECT, completion_id)
-        return [(row["kind"], row["value"], row["rater"]) for row in rows if row["effective"]]
+A, B = "chatcmpl-a", "chatcmpl-b"
 
 
 @pytest.fixture
-async def api(database: Database) -> AsyncIterator[Api]:
-    app = FastAPI()
-    caller = SimpleNamespace(key_id="key-1", project=PROJECT)
-
-    def deps(request: Request) -> FeedbackDeps:
-        return FeedbackDeps(
-            asking.connected_to, SECRET, SECRET, lambda request: caller, asking.spooled.append
-        )
-
-    app.include_router(feedback_router(deps))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        asking = Api(client, database, connected_to=database)
-        yield asking
+async def counter(database: Database, state_dir: Path) -> AsyncIterator[Counter]:
+    async with a_counter(database, state_dir) as counter:
+        yield counter
 
 
-def a_token(completion_id: str, rater: str | None = "rater-a") -> str:
-    return tokens.sign(SECRET, completion_id, PROJECT, rater, int(datetime.now(UTC).timestamp()) + 60)
-
-
-async def test_a_thumb_with_a_comment_and_a_correction_is_three_things_said(api: Api) -> None:
-    body = {
-        "completion_id": "c",
-        "value": False,
-        "comment": "old policy",
-        "correction": "14 days.",
-        "rater_id": "ada",
-    }
-    answer = await api.post(body)
+async def test_a_thumb_with_a_comment_and_a_correction_is_three_things_said(counter: Counter) -> None:
+    body = {"completion_id": A, "value": False, "comment": "old", "correction": "14 days.", "rater_id": "ada"}
+    answer = await counter.post(body)
     assert answer.status_code == 200 and len(answer.json()["feedback_ids"]) == 2
-    said = {(kind, value) for kind, value, _ in await api.effective("c")}
+    said = {(kind, value) for kind, value, _ in await counter.effective(A)}
     assert said == {("rating", False), ("demonstration", "14 days.")}
 
 
-async def test_tensorzeros_field_names_are_understood(api: Api) -> None:
-    await api.post({"inference_id": "c", "metric_name": "thumbs", "value": True, "tags": {"page": "help"}})
-    await api.post({"inference_id": "c", "metric_name": "demonstration", "value": "14 days."})
-    assert sorted(kind for kind, _, _ in await api.effective("c")) == ["demonstration", "rating"]
+@pytest.mark.parametrize(
+    ("body", "kind", "value"),
+    [
+        ({"name": "stars", "value": 4.5}, "rating", 4.5),
+        ({"name": "mood", "value": "glad"}, "rating", "glad"),
+        ({"name": "copy", "value": True}, "signal", True),
+        ({"name": "edit_distance", "value": 0.25}, "signal", 0.25),
+        ({"comment": "Too long."}, "comment", "Too long."),
+        ({"correction": [{"role": "assistant", "content": "No."}]}, "demonstration", None),
+        ({"kind": "preference", "value": B}, "preference", B),
+        ({"inference_id": A, "metric_name": "thumbs", "value": True, "tags": {"page": "1"}}, "rating", True),
+    ],
+)
+async def test_every_kind_of_feedback_is_kept_as_what_it_is(
+    counter: Counter, body: dict[str, Any], kind: str, value: Any
+) -> None:
+    about = {} if "inference_id" in body else {"completion_id": A}
+    answer = await counter.post({**about, **body})
+    assert answer.status_code == 200, answer.text
+    [(kept_kind, kept_value, _)] = await counter.effective(A)
+    assert kept_kind == kind and (value is None or kept_value == value)
 
 
-async def test_the_raw_name_of_a_rater_is_not_recorded(api: Api) -> None:
-    await api.post({"completion_id": "c", "value": True, "rater_id": "ada@example.org"})
-    [(_, _, rater)] = await api.effective("c")
-    assert rater.startswith("rater-") and "ada" not in rater
+async def test_a_conversation_is_rated_as_a_whole(counter: Counter) -> None:
+    body = {"session_id": "talk-1", "name": "solved", "value": True, "rater_id": "ada"}
+    kept = (await counter.post(body)).json()["feedback_id"]
+    await counter.post({**body, "value": False})
+    shown = (await counter.get(kept)).json()
+    assert (shown["status"], shown["session_id"], shown["completion_id"]) == ("replaced", "talk-1", None)
+    assert [row["value"] for row in shown["history"]] == [True, False]
 
 
-async def test_with_a_token_the_token_says_who_rates_and_what(api: Api) -> None:
-    token = a_token("c")
-    assert (await api.post({"value": True, "rater_id": "mallory"}, token)).status_code == 200
-    assert await api.effective("c") == [("rating", True, "rater-a")]
-    with pytest.raises(HoneError, match="token is for c"):
-        await api.post({"completion_id": "another", "value": True}, token)
-
-
-async def test_a_vote_is_taken_back_by_the_token_that_gave_it_and_by_no_other(api: Api) -> None:
-    given = (await api.post({"value": True}, a_token("c"))).json()["feedback_id"]
-    with pytest.raises(HoneError):
-        await api.client.delete(
-            f"/v1/feedback/{given}", headers={"x-hone-feedback-token": a_token("c", "rater-b")}
-        )
-    taken = await api.client.delete(f"/v1/feedback/{given}", headers={"x-hone-feedback-token": a_token("c")})
-    assert taken.status_code == 204 and await api.effective("c") == []
-
-
-async def test_a_completion_of_another_project_cannot_be_rated(api: Api) -> None:
-    other = a_completion(project="other")
-    async with api.database.begin() as connection:
-        await insert_many(connection, [other])
-    with pytest.raises(HoneError, match="has no completion"):
-        await api.post({"completion_id": other.completion_id, "value": True})
+async def test_that_one_answer_is_better_takes_back_that_the_other_was(counter: Counter) -> None:
+    await counter.post({"kind": "preference", "value": {"chosen": A, "rejected": B}, "rater_id": "ada"})
+    await counter.post({"completion_id": A, "kind": "preference", "value": B, "rater_id": "ada"})
+    assert await counter.effective(B) == []
+    assert [(kind, value) for kind, value, _ in await counter.effective(A)] == [("preference", B)]
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
-    [({"completion_id": "c"}, "says nothing"), ({"value": True}, "no completion_id")],
+    [
+        ({"completion_id": A}, "says nothing"),
+        ({"value": True}, "no completion_id"),
+        ({"completion_id": A, "session_id": "s", "value": True}, "both an answer and a conversation"),
+        ({"completion_id": A, "value": 1}, "expected true or false"),
+        ({"completion_id": A, "name": "stars", "value": 6}, "expected a number from 1 to 5"),
+        ({"completion_id": A, "name": "mood", "value": "so-so"}, "expected one of glad, sad"),
+        ({"completion_id": A, "name": "helpful", "value": True}, "Declared are: thumbs.*stars.*mood"),
+        ({"completion_id": A, "name": "solved", "value": True}, "about a session, but"),
+        ({"session_id": "s", "name": "stars", "value": 3}, "about a completion, but"),
+        ({"session_id": "s", "correction": "No."}, "about one answer"),
+        ({"completion_id": A, "kind": "preference", "value": A}, "compares two completions"),
+        ({"completion_id": A, "kind": "preference", "value": {"chosen": B, "rejected": "c"}}, "given on"),
+        ({"completion_id": A, "kind": "signal", "name": "stars", "value": 3}, "the signals are"),
+        ({"completion_id": A, "kind": "rating", "name": "copy", "value": True}, "the signals are"),
+        ({"completion_id": A, "value": True, "metadata": {"x": "y" * 20_000}}, "at most 16384"),
+        ({"completion_id": A, "comment": "y" * 70_000}, "at most 65536"),
+        ({"completion_id": A, "value": True, "thumb": 1}, "thumb"),
+    ],
 )
-async def test_a_body_that_says_too_little_is_refused_with_what_is_missing(
-    api: Api, body: dict[str, Any], expected: str
+async def test_what_makes_no_sense_is_refused_with_what_was_expected(
+    counter: Counter, body: dict[str, Any], expected: str
 ) -> None:
-    with pytest.raises(HoneError, match=expected):
-        await api.post(body)
+    answer = await counter.post(body)
+    assert answer.status_code in (400, 422)
+    assert re.search(expected, answer.json()["error"]["message"]), answer.text
+    assert await counter.rows(A) == []
 
 
-async def test_an_unknown_field_is_refused_by_name(api: Api) -> None:
-    answer = await api.post({"completion_id": "c", "value": True, "thumb": 1})
-    assert answer.status_code == 422 and "thumb" in answer.text
+async def test_a_metric_is_looked_up_in_the_model_that_answered(database: Database, state_dir: Path) -> None:
+    from feedback.metrics import FeedbackPolicy
+
+    with_stars = FeedbackPolicy.model_validate({"metrics": {"helpful": {}}})
+    policies = {"support": FeedbackPolicy(), "sales": with_stars}
+    support, sales = a_completion(), a_completion(model="sales")
+    async with database.begin() as connection:
+        await insert_many(connection, [support, sales])
+    async with a_counter(database, state_dir, policies) as counter:
+        for completion, expected in ((support, 400), (sales, 200)):
+            body = {"completion_id": completion.completion_id, "name": "helpful", "value": True}
+            assert (await counter.post(body)).status_code == expected
+        # Not in the record yet: it may be of either model.
+        assert (await counter.post({**body, "completion_id": "chatcmpl-not-yet"})).status_code == 200
 
 
-async def test_feedback_given_while_the_database_is_away_waits_in_the_spool(api: Api) -> None:
-    async with Database(f"postgresql://nobody@127.0.0.1:{free_port()}/none") as api.connected_to:
-        answer = await api.post({"completion_id": "c", "value": True, "rater_id": "ada"})
+# Who rates
+
+
+async def test_the_raw_name_of_a_rater_is_not_recorded(counter: Counter) -> None:
+    await counter.post({"completion_id": A, "value": True, "rater_id": "ada@example.org"})
+    [(_, _, rater)] = await counter.effective(A)
+    assert rater.startswith("rater-") and "ada" not in rater
+
+
+async def test_without_a_name_the_vote_is_of_the_person_who_asked(counter: Counter) -> None:
+    completion = a_completion(rater="rater-who-asked")
+    body = {"completion_id": completion.completion_id, "value": True}
+    await counter.post(body)
+    assert await counter.effective(completion.completion_id) == [("rating", True, "anonymous")]
+    async with counter.database.begin() as connection:
+        await insert_many(connection, [completion])
+    await counter.post({**body, "value": False})
+    assert await counter.effective(completion.completion_id) == [("rating", False, "rater-who-asked")]
+
+
+async def test_a_completion_of_another_project_cannot_be_rated(counter: Counter) -> None:
+    other = a_completion(project="other")
+    async with counter.database.begin() as connection:
+        await insert_many(connection, [other])
+    answer = await counter.post({"completion_id": other.completion_id, "value": True})
+    assert answer.status_code == 404 and "has no completion" in answer.text
+
+
+async def test_another_project_cannot_displace_a_vote_on_an_answer_not_recorded_yet(counter: Counter) -> None:
+    await counter.post({"completion_id": A, "value": True})
+    await counter.post({"completion_id": A, "value": False}, key=OTHER_KEY)
+    assert await counter.effective(A) == [("rating", True, "anonymous")]
+
+
+# Sending again, changing, taking back
+
+
+async def test_the_same_id_with_the_same_content_has_the_same_answer(counter: Counter) -> None:
+    body = {"completion_id": A, "value": True, "correction": "No.", "id": "once"}
+    first = await counter.post(body)
+    again = await counter.post(body)
+    by_header = await counter.post({**body, "id": None}, idempotency_key="once")
+    assert first.json() == again.json() == by_header.json()
+    assert len(await counter.rows(A)) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"value": False}, {"comment": "but"}, {"correction": "No."}, {"rater_id": "b"}]
+)
+async def test_the_same_id_with_other_content_is_a_conflict(counter: Counter, change: dict[str, Any]) -> None:
+    body = {"completion_id": A, "value": True, "id": "once"}
+    await counter.post(body)
+    assert code(await counter.post({**body, **change})) == (409, "idempotency_conflict")
+    assert len(await counter.rows(A)) == 1
+
+
+async def test_the_same_id_at_once_is_kept_once(counter: Counter) -> None:
+    bodies = [{"completion_id": A, "value": value, "id": "once"} for value in (True, False) * 4]
+    answers = await asyncio.gather(*(counter.post(body) for body in bodies))
+    assert {answer.status_code for answer in answers} == {200, 409}
+    assert len(await counter.rows(A)) == 1
+
+
+async def test_many_votes_at_once_wait_for_each_other_and_none_fails(counter: Counter) -> None:
+    both = [{"completion_id": a, "value": True, "correction": "No."} for a in (A, B) for _ in range(5)]
+    answers = await asyncio.gather(*(counter.post(body) for body in both))
+    assert {answer.json()["status"] for answer in answers} == {"stored"}
+
+
+async def test_what_was_taken_back_stays_in_the_history(counter: Counter) -> None:
+    kept = (await counter.post({"completion_id": A, "value": True})).json()["feedback_id"]
+    for _ in range(2):
+        assert (await counter.client.delete(f"/v1/feedback/{kept}", headers=bearer())).status_code == 204
+    assert await counter.effective(A) == []
+    shown = (await counter.get(kept)).json()
+    assert shown["status"] == "retracted" and len(shown["history"]) == 1
+
+
+async def test_feedback_of_another_project_is_neither_shown_nor_taken_back(counter: Counter) -> None:
+    kept = (await counter.post({"completion_id": A, "value": True})).json()["feedback_id"]
+    for call in (counter.client.get, counter.client.delete):
+        assert (await call(f"/v1/feedback/{kept}", headers=bearer(OTHER_KEY))).status_code == 404
+    assert len(await counter.effective(A)) == 1
+
+
+# While the database is away
+
+
+async def test_feedback_given_while_the_database_is_away_waits_in_the_spool(counter: Counter) -> None:
+    body = {"completion_id": A, "value": True, "rater_id": "ada", "id": "once"}
+    async with counter.outage():
+        answer = await counter.post(body)
+        again = await counter.post(body)
+        kept = answer.json()["feedback_id"]
+        shown = await counter.get(kept)
+        conflict = await counter.post({**body, "value": False})
+        undeclared = await counter.post({**body, "name": "helpful"})
     assert (answer.status_code, answer.json()["status"]) == (202, "spooled")
-    async with api.database.begin() as connection:
-        for one in api.spooled:
-            await submissions.store(connection, Submission.from_json(one.to_json()))
-    assert [kind for kind, _, _ in await api.effective("c")] == ["rating"]
+    assert again.json() == answer.json() and shown.json()["status"] == "spooled"
+    assert code(conflict) == (409, "idempotency_conflict")
+    assert code(undeclared) == (400, "metric_not_declared")
+    await counter.drain()
+    await counter.drain()
+    assert [kind for kind, _, _ in await counter.effective(A)] == ["rating"]
+    assert (await counter.post(body)).json()["feedback_ids"] == [kept]
+    assert (await counter.get(kept)).json()["status"] == "stored"
+
+
+async def test_what_is_taken_back_while_the_database_is_away_stays_taken_back(counter: Counter) -> None:
+    before = (await counter.post({"completion_id": A, "value": True})).json()["feedback_id"]
+    async with counter.outage():
+        during = (await counter.post({"completion_id": B, "value": True})).json()["feedback_id"]
+        for kept in (before, during):
+            assert (await counter.client.delete(f"/v1/feedback/{kept}", headers=bearer())).status_code == 202
+    counter.spooled.sort(key=lambda one: not isinstance(one, Retraction))
+    await counter.drain()
+    assert await counter.effective(A) == [] == await counter.effective(B)
+    assert len(await counter.rows(B)) == 1
+
+
+async def test_the_state_of_unknown_feedback_is_not_guessed_while_the_database_is_away(
+    counter: Counter,
+) -> None:
+    async with counter.outage():
+        answer = await counter.get("fb-unknown")
+    assert code(answer) == (503, "record_unavailable")
+    assert "retry-after" in answer.headers
+
+
+# Tokens
+
+
+async def test_with_a_token_the_token_says_who_rates_and_what(counter: Counter) -> None:
+    assert (await counter.post({"value": True}, a_token(A))).status_code == 200
+    assert await counter.effective(A) == [("rating", True, "rater-a")]
+
+
+async def test_a_token_is_good_for_its_own_answer_rater_and_project_until_it_expires(
+    counter: Counter,
+) -> None:
+    vote = {"value": True}
+    forged = a_token(A)[:-2] + "xx"
+    for token, body, expected in (
+        (forged, vote, (401, "feedback_token_invalid")),
+        ("no token", vote, (401, "feedback_token_invalid")),
+        (a_token(A, seconds=-1), vote, (401, "feedback_token_expired")),
+        (a_token(A), {**vote, "completion_id": B}, (403, "feedback_token_completion")),
+        (a_token(A), {**vote, "session_id": "talk"}, (403, "feedback_token_completion")),
+        (a_token(A), {**vote, "rater_id": "mallory"}, (403, "feedback_token_rater")),
+    ):
+        assert code(await counter.post(body, token)) == expected
+    headers = {"authorization": f"Bearer {OTHER_KEY}"}
+    assert code(await counter.post(vote, a_token(A), **headers)) == (403, "feedback_token_project")
+    assert await counter.rows(A) == []
+
+
+async def test_a_token_without_a_rater_belongs_to_whoever_uses_it_first(counter: Counter) -> None:
+    token = a_token(A, rater=None)
+    kept = (await counter.post({"value": True, "rater_id": "ada"}, token)).json()["feedback_id"]
+    assert code(await counter.post({"value": False, "rater_id": "bob"}, token)) == (
+        403,
+        "feedback_token_rater",
+    )
+    assert (await counter.post({"value": False}, token)).status_code == 200
+    [(_, value, rater)] = await counter.effective(A)
+    assert (value, rater) == (False, (await counter.rows(A))[0]["rater"]) and rater != "anonymous"
+    shown = await counter.client.get(f"/v1/feedback/{kept}", headers={"x-hone-feedback-token": token})
+    assert shown.json()["status"] == "replaced"
+
+
+async def test_two_who_use_a_token_during_an_outage_have_one_vote(counter: Counter) -> None:
+    token = a_token(A, rater=None)
+    async with counter.outage():
+        for name in ("ada", "bob"):
+            assert (await counter.post({"value": name == "ada", "rater_id": name}, token)).status_code == 202
+    await counter.drain()
+    assert [value for _, value, _ in await counter.effective(A)] == [False]
+    assert len(await counter.rows(A)) == 2
+
+
+async def test_a_vote_is_taken_back_by_the_token_that_gave_it_and_by_no_other(counter: Counter) -> None:
+    given = (await counter.post({"value": True}, a_token(A))).json()["feedback_id"]
+    for other in (a_token(A, "rater-b"), a_token(B)):
+        refused = await counter.client.delete(
+            f"/v1/feedback/{given}", headers={"x-hone-feedback-token": other}
+        )
+        assert refused.status_code == 404
+    taken = await counter.client.delete(
+        f"/v1/feedback/{given}", headers={"x-hone-feedback-token": a_token(A)}
+    )
+    assert taken.status_code == 204 and await counter.effective(A) == []
+
+
+async def test_a_link_with_a_token_records_nothing(counter: Counter) -> None:
+    made = await counter.client.post("/v1/feedback/tokens", json={"completion_id": A}, headers=bearer())
+    assert set(made.json()) == {"id", "url", "expires_at"}
+    url = made.json()["url"]
+    for get in (f"{url}?score=1&value=true", f"/v1/feedback?token={made.json()['id']}&value=true"):
+        answer = await counter.client.get(get)
+        assert code(answer) == (405, "feedback_needs_post") and answer.headers["allow"] == "POST"
+    assert await counter.rows(A) == []
+    assert (await counter.client.post(url, json={"value": True})).status_code == 200
+    assert len(await counter.effective(A)) == 1
+
+
+async def test_a_token_is_not_made_for_another_projects_answer(counter: Counter) -> None:
+    other = a_completion(project="other")
+    async with counter.database.begin() as connection:
+        await insert_many(connection, [other])
+    body = {"completion_id": other.completion_id}
+    answer = await counter.client.post("/v1/feedback/tokens", json=body, headers=bearer())
+    assert answer.status_code == 404 and PROJECT in answer.text

@@ -119,8 +119,9 @@ def test_only_a_real_escape_of_nul_is_replaced(backslashes: int) -> None:
     ("kind", "value", "expected"),
     [
         ("thumb", True, "unknown"),
-        ("rating", "up", "true .up., false"),
-        ("rating", float("nan"), "a number"),
+        ("signal", True, "name of this signal"),
+        ("rating", "up", "expected true or false"),
+        ("rating", 1, "expected true or false"),
         ("comment", " ", "expected text"),
         ("demonstration", [{"role": "user", "content": "hi"}], "ending with the assistant"),
     ],

@@ -16,7 +16,8 @@ from sqlalchemy import text
 
 from feedback import submissions
 from feedback.database import Database
-from serving.drain import Drain, spool_submission
+from serving.drain import Drain
+from serving.feedback_desk import keep_feedback
 from serving.spool import COMPLETION, Spool
 from tests.builders import PROJECT
 from tests.fakes import answer_well, fake_engine
@@ -81,8 +82,7 @@ async def test_feedback_given_while_the_database_was_away_is_stored(database: Da
         value=True,
         comment="good",
     )
-    spool_submission(spool, given)
-    spool_submission(spool, given)
+    await keep_feedback(spool, [given.to_json(), given.to_json()])
     await Drain(spool, database).flush()
     async with database.begin() as connection:
         [kept] = await submissions.of_completion(connection, PROJECT, "chatcmpl-1")

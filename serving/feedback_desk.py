@@ -1,0 +1,61 @@
+"""The gateway's feedback desk: its keys, its policies, and its spool for when the database is away."""
+
+import asyncio
+from collections.abc import Sequence
+
+from feedback.desk import Caller, Desk, Policies
+from feedback.errors import Refused
+from feedback.settings import FeedbackSettings
+from serving.auth import identify
+from serving.gateway import Gateway
+from serving.spool import FEEDBACK, Spool, SpoolFull
+
+FULL_SECONDS = 30
+
+
+def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
+    """The desk that belongs to a running gateway."""
+
+    def caller_of(authorization: str | None) -> Caller:
+        value = None if authorization is None else authorization.encode("latin-1")
+        return identify(value, gateway.completions.table.keys)
+
+    def policies_of(project: str | None) -> Policies:
+        routes = gateway.completions.table.models.values()
+        return {
+            route.model if project is not None else f"{route.project}/{route.model}": route.feedback
+            for route in routes
+            if project in (None, route.project)
+        }
+
+    async def keep(records: Sequence[bytes]) -> None:
+        await keep_feedback(gateway.spool, records)
+
+    return Desk(
+        database=gateway.database,
+        settings=settings,
+        token_secret=gateway.token_secret,
+        pseudonym_secret=gateway.pseudonym_secret,
+        identify=caller_of,
+        policies=policies_of,
+        keep=keep,
+    )
+
+
+async def keep_feedback(spool: Spool, records: Sequence[bytes]) -> None:
+    """Keep spooled feedback on disk, past a power cut too: whoever sent it is told that it is safe.
+
+    Raises:
+        Refused: 503; the spool or the disk is full, or the disk fails. Of several records some may be kept.
+    """
+    try:
+        for record in records:
+            spool.append(FEEDBACK, record)
+        await asyncio.to_thread(spool.sync)
+    except (SpoolFull, OSError) as error:
+        raise Refused(
+            f"The database is away and this gateway cannot keep feedback on its disk: {error} Send it again later.",
+            status=503,
+            code="spool_full",
+            seconds=FULL_SECONDS,
+        ) from error
