@@ -1,4 +1,4 @@
-"""Commands on the record: keys, models, versions, datasets, experiments, feedback, audit, and the operator's verbs."""
+"""Commands on the record: keys, models, versions, datasets, experiments, audit, and the operator's verbs."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -9,17 +9,16 @@ import typer
 from feedback import (
     adapters,
     audit,
-    completions,
     datasets,
     engines,
     experiments,
     keys,
     models,
     shipping,
-    submissions,
 )
 from feedback.errors import HoneError
-from feedback.import_cli import import_feedback
+from feedback.evidence_cli import show_evidence
+from feedback.feedback_cli import completion, feedback
 from feedback.keys import DEFAULT_PROJECT
 from feedback.policy import read_policy
 from feedback.terminal import actor, console, in_record, show_one, show_rows
@@ -40,11 +39,12 @@ def _group(name: str, help: str) -> typer.Typer:
 
 key = _group("key", "Create, list and revoke API keys.")
 model = _group("model", "Create and list models, and change their policies.")
-adapter = _group("adapter", "List and show adapter versions.")
+adapter = _group("adapter", "Show, compare, export and import adapter versions.")
+adapter.command("evidence")(show_evidence)
 dataset = _group("dataset", "List and export frozen datasets.")
 experiment = _group("experiment", "List and show traffic splits with their verdicts.")
-feedback = _group("feedback", "Import feedback, and show completions with what people said of them.")
-feedback.command("import")(import_feedback)
+app.add_typer(feedback, name="feedback")
+app.add_typer(completion, name="completion")
 
 
 @key.command("create")
@@ -237,23 +237,6 @@ def show_experiment(
     """Show a split with its arms and newest verdict."""
     found = in_record(lambda connection: experiments.get(connection, project, experiment_id))
     show_one(asdict(found), as_json=as_json)
-
-
-@feedback.command("show")
-def show_feedback(
-    completion_id: Annotated[str, typer.Argument(help="Id of the answer.")],
-    project: Project = DEFAULT_PROJECT,
-    as_json: AsJson = False,
-) -> None:
-    """Show a completion, everything said of it, and the versions it trained."""
-
-    async def work(connection: Any) -> dict[str, Any]:
-        row = await completions.get(connection, project, completion_id)
-        row["feedback"] = await submissions.of_completion(connection, project, completion_id)
-        row["trained"] = await datasets.adapters_trained_on(connection, completion_id)
-        return row
-
-    show_one(in_record(work), as_json=as_json)
 
 
 @app.command("approve")

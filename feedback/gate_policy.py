@@ -56,7 +56,8 @@ class GatePolicy(Section):
     refusal_rate_max: float = Field(0.1, ge=0, le=1)
     """Largest share of held-out prompts that are refused."""
     latency_ratio_max: float = Field(2.0, gt=0)
-    """Candidate's seconds per answer token may not exceed this multiple of the champion's."""
+    """Candidate's seconds per answer token may not exceed this multiple of the champion's, at the lower 95% bound: a
+    busy machine alone rejects nothing, and a canary's guardrails watch latency on real traffic."""
     overfit_gap_max: float = Field(2.0, gt=0)
     """Largest difference between held-out and training loss, in nats per token, where training measured both."""
     judge_win_rate_min: float = Field(0.4, ge=0, le=1)

@@ -141,8 +141,10 @@ async def _judged(observation: Observation, judge: Judge, errors: list[str]) -> 
 
 async def observe(item: Item, versions: Versions, client: EngineClient, *, seed: int) -> Observation:
     """All requests for one item."""
-    candidate = await client.answer(versions.candidate, item.prompt)
-    champion = await client.answer(versions.champion, item.prompt)
+    # In turn first: the first to be asked pays for what the engine still has to warm up.
+    order = (versions.candidate, versions.champion) if seed % 2 else (versions.champion, versions.candidate)
+    answers = [await client.answer(version, item.prompt) for version in order]
+    champion, candidate = reversed(answers) if seed % 2 else answers
     likelihood: dict[str, float] = {}
     if item.right is not None:
         ids = await client.answer_token_ids(item.prompt, champion.prompt_token_ids, item.right)

@@ -143,6 +143,9 @@ class Evidence:
     """Candidates judged on some of the same held-out rows, this one included."""
     seconds: float = 0.0
     """What the evaluation took."""
+    training_seconds: float | None = None
+    energy_watt_hours: float | None = None
+    """Training's, by the power that the settings state; None where they state none."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the gate's report."""

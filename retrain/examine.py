@@ -23,7 +23,7 @@ from feedback.errors import HoneError
 from feedback.runs import Run
 from retrain.engine_client import EngineClient
 from retrain.evaluate import Evaluation, Item, Observation, evaluate, pair_of, read_items, still_says
-from retrain.evidence import Versions
+from retrain.evidence import Evidence, Versions
 from retrain.gate import GateReport, judge
 from retrain.judge import Judge
 from retrain.settings import RetrainSettings
@@ -149,12 +149,7 @@ async def _evaluation(
         )
         began = time.monotonic()
         evaluation = await _ask(database, run, items, suites, versions, engine, settings)
-        evidence = replace(
-            evaluation.evidence,
-            seconds=time.monotonic() - began,
-            training_loss=run.progress.get("loss"),
-            held_out_loss=run.progress.get("held_out_loss"),
-        )
+        evidence = _with_costs(evaluation.evidence, run, time.monotonic() - began, settings.training_watts)
         if not evidence.errors or attempt == EVALUATIONS_MAX:
             return replace(evaluation, evidence=evidence)
         await _tell(
@@ -163,6 +158,18 @@ async def _evaluation(
             f"{evidence.errors} requests failed; evaluating again: {evidence.error_examples[0]}",
         )
     raise AssertionError("unreachable")
+
+
+def _with_costs(evidence: Evidence, run: Run, seconds: float, watts: float | None) -> Evidence:
+    trained = run.progress.get("seconds")
+    return replace(
+        evidence,
+        seconds=seconds,
+        training_seconds=trained,
+        energy_watt_hours=watts * trained / 3600 if watts and trained else None,
+        training_loss=run.progress.get("loss"),
+        held_out_loss=run.progress.get("held_out_loss"),
+    )
 
 
 async def _ask(

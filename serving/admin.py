@@ -17,6 +17,7 @@ from feedback import (
     completions,
     datasets,
     engines,
+    evidence_page,
     experiments,
     keys,
     models,
@@ -131,6 +132,13 @@ def _add_adapters(router: APIRouter, may_decide: Any) -> None:
         adapter = await adapters.get(by.connection, by.project, reference)
         standing = await engines.standing(by.connection, adapter.adapter_id)
         return _adapter_view(adapter) | {"engines": [asdict(one) for one in standing]}
+
+    @router.get(
+        "/adapters/{reference}/evidence", summary="Show what a decision about a version rests on, on one page"
+    )
+    async def show_evidence(reference: str, by: Operator = may_decide) -> dict[str, Any]:
+        adapter = await adapters.get(by.connection, by.project, reference)
+        return await evidence_page.of_version(by.connection, adapter)
 
     @router.post("/adapters/{reference}/approve", summary="Let a candidate meet traffic")
     async def approve(reference: str, body: Reason, by: Operator = may_decide) -> dict[str, Any]:
