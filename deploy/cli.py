@@ -75,13 +75,18 @@ class Commands(LazyGroup):
             SHIP,
         ),
         "model": Mounted("feedback.cli:app", "Create and list models, and change their policies.", RECORD),
-        "adapter": Mounted("feedback.cli:app", "List and show adapter versions.", RECORD),
+        "adapter": Mounted(
+            "retrain.adapter_cli:app", "Show, compare, export and import adapter versions.", RECORD
+        ),
         "dataset": Mounted("feedback.cli:app", "List and export frozen datasets.", RECORD),
         "experiment": Mounted(
             "feedback.cli:app", "List and show traffic splits with their verdicts.", RECORD
         ),
         "feedback": Mounted(
-            "feedback.cli:app", "Import feedback, and show completions with what people said of them.", RECORD
+            "feedback.cli:app", "List, show, import and export what people said of answers.", RECORD
+        ),
+        "completion": Mounted(
+            "feedback.cli:app", "List and show answers, and say why a version gave them.", RECORD
         ),
         "audit": Mounted(
             "feedback.cli:app",
