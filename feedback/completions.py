@@ -10,7 +10,7 @@ longer.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -63,6 +63,7 @@ class Completion:
     time_per_output_token_seconds: float | None
     duration_seconds: float
     created_at: datetime
+    policy_version: str | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Completion))
@@ -70,6 +71,14 @@ JSON_COLUMNS = ("request", "message", "metadata")
 TEXT_COLUMNS = ("request", "output_text", "message", "metadata")
 """What was said: in `completion_texts` as it was, in `completion_redacted` without what the redaction found."""
 TOKEN_COLUMNS = ("prompt_token_ids", "output_token_ids")
+
+DECLINES = (
+    r"^\W*(((i['\u2019]m|i am) )?(very |so |truly )?sorry\W+(but )?)?"
+    r"(i (can(['\u2019]t|not| not)|won['\u2019]t|will not|am (un|not )able to|['\u2019]m (un|not )able to)|"
+    r"i['\u2019]m (un|not )able to|as an ai\M)|^\W*(es tut mir leid|leider kann ich|je suis désolée?|lo siento)\M"
+)
+"""First words of an answer that declines, as PostgreSQL reads patterns; a quotation further on does not count."""
+_REFUSED = "coalesce(finish_reason = 'content_filter', false) OR coalesce(output_text ~* :declines, false)"
 
 EPOCH = date(1970, 1, 1)
 UUID7 = re.compile(r"-(0[0-9a-f]{11})7[0-9a-f]{19}\Z")
@@ -111,12 +120,12 @@ def _insert() -> str:
             FROM arriving, json_to_record(arriving.redacted) AS copied ({copied})
             WHERE arriving.redacted IS NOT NULL {once}
         ), kept AS (
-            INSERT INTO completions ({kept}) SELECT {kept} FROM arriving {once} RETURNING 1
+            INSERT INTO completions ({kept}, refused) SELECT {kept}, {_REFUSED} FROM arriving {once} RETURNING 1
         )
         SELECT count(*) FROM kept"""
 
 
-_INSERT = text(_insert())
+_INSERT = text(_insert()).bindparams(declines=DECLINES)
 
 
 _MAKE_PARTITIONS = text("""
@@ -198,7 +207,12 @@ async def get(connection: AsyncConnection, project: str, completion_id: str) -> 
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise NotFound(f"Project '{project}' has no completion '{completion_id}'.")
-    return dict(row._mapping)
+    return plain(row._mapping)
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as a dictionary. SQLAlchemy names computed columns with strings of its own, no keys for orjson."""
+    return {str(name): value for name, value in row.items()}
 
 
 async def project_of(connection: AsyncConnection, completion_id: str) -> str | None:

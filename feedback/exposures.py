@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
+from feedback.metrics import NET_VOTES, FeedbackPolicy, rules_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +48,22 @@ class UnitCounts:
     log_answer_tokens: float
 
 
-_SUMS = """
-, said AS (
-    SELECT met.completion_id,
-           count(*) FILTER (WHERE kind = 'rating' AND name = 'thumbs' AND value = 'true')
-           - count(*) FILTER (WHERE kind = 'rating' AND name = 'thumbs' AND value = 'false') AS net,
-           bool_or(name = 'regenerated' AND value = 'true') AS regenerated
+# Votes are counted over the feedback of these completions only: a look must not read a whole project's.
+_SUMS = f"""
+, heard AS (
+    SELECT feedback.*
     FROM met JOIN feedback ON feedback.completion_id = met.completion_id
-    WHERE feedback.project = :project AND effective AND name IN ('thumbs', 'regenerated')
-    GROUP BY met.completion_id
+    WHERE feedback.project = :project AND effective
+), voted AS (
+    {NET_VOTES.replace("FROM feedback", "FROM heard")}
+), again AS (
+    SELECT DISTINCT completion_id FROM heard WHERE kind = 'signal' AND name = 'regenerate' AND value = 'true'
 ), judged AS (
-    SELECT met.*, coalesce(net, 0) AS net, coalesce(regenerated, false) AS regenerated,
+    SELECT met.*, coalesce(net, 0) AS net, again.completion_id IS NOT NULL AS regenerated,
            status = 'error' AS failed,
            created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
            status = 'ok' AND output_tokens > 0 AS whole
-    FROM met LEFT JOIN said USING (completion_id)
+    FROM met LEFT JOIN voted USING (completion_id) LEFT JOIN again USING (completion_id)
 )
 SELECT unit, arm, propensity,
        count(*) FILTER (WHERE ripe) AS requests,
@@ -89,7 +91,7 @@ FROM judged GROUP BY unit, arm, propensity
 
 _COLUMNS = """
 SELECT completion_id, unit, created_at, status, output_tokens, time_to_first_token_seconds,
-       time_per_output_token_seconds, finish_reason = 'content_filter' AS refused
+       time_per_output_token_seconds, refused
 """
 
 _OF_SPLIT = f"""
@@ -110,15 +112,23 @@ WITH met AS (
 
 
 async def unit_counts(
-    connection: AsyncConnection, experiment: Experiment, *, maturation_seconds: float
+    connection: AsyncConnection,
+    experiment: Experiment,
+    *,
+    votes: FeedbackPolicy | None = None,
+    maturation_seconds: float,
 ) -> list[UnitCounts]:
-    """Sums per unit, arm and propensity of a split; every exposed unit is here, rated or not."""
+    """Sums per unit, arm and propensity of a split; every exposed unit is here, rated or not.
+
+    `votes` says which metrics count as ups and downs; left out, thumbs.
+    """
     return await _counts(
         connection,
         _OF_SPLIT,
         {
             "project": experiment.project,
             "experiment_id": experiment.experiment_id,
+            "rules": _rules(votes),
             "maturation_seconds": maturation_seconds,
         },
     )
@@ -133,6 +143,7 @@ async def around(
     before: Sequence[str],
     from_: datetime,
     since: datetime,
+    votes: FeedbackPolicy | None = None,
     maturation_seconds: float,
 ) -> list[UnitCounts]:
     """Sums per unit of version `now` since its promotion, and of the versions `before` it.
@@ -150,6 +161,7 @@ async def around(
             "before": list(before),
             "from_": from_,
             "since": since,
+            "rules": _rules(votes),
             "maturation_seconds": maturation_seconds,
         },
     )
@@ -157,3 +169,7 @@ async def around(
 
 async def _counts(connection: AsyncConnection, statement: str, values: dict[str, Any]) -> list[UnitCounts]:
     return [UnitCounts(**row._mapping) for row in await connection.execute(text(statement), values)]
+
+
+def _rules(votes: FeedbackPolicy | None) -> str:
+    return rules_document((votes or FeedbackPolicy()).rules())

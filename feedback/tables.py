@@ -334,6 +334,7 @@ completions = Table(
     Column("experiment_id", Text),
     Column("arm", Text),
     Column("propensity", Double, comment="Probability with which the unit got this arm."),
+    Column("policy_version", Text, comment="Hash of the model's policy that was in force."),
     Column(
         "unit", Text, nullable=False, comment="What assignment was sticky to: rater, session or completion."
     ),
@@ -346,6 +347,13 @@ completions = Table(
     Column("status", Text, nullable=False),
     Column("error", Text),
     Column("finish_reason", Text),
+    Column(
+        "refused",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="The answer declines, by its first words or its finish reason.",
+    ),
     Column("prompt_tokens", Integer),
     Column("output_tokens", Integer),
     Column("time_to_first_token_seconds", Double),

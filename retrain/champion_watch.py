@@ -60,6 +60,7 @@ async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
         before=[champion.replaces],
         from_=since - timedelta(hours=rules.reference_hours),
         since=since,
+        votes=model.policy.feedback,
         maturation_seconds=policy.maturation_seconds,
     )
     watched = watch_champion(

@@ -19,7 +19,7 @@ from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.models import Model
-from feedback.policy import RolloutPolicy
+from feedback.policy import ModelPolicy, RolloutPolicy
 from monitoring.guardrails import MANY
 from monitoring.outcomes import UnitOutcome
 from monitoring.verdict import ExperimentPolicy, Verdict, decide
@@ -53,10 +53,16 @@ async def tick(database: Database) -> list[str]:
     return done
 
 
-async def judge(connection: AsyncConnection, experiment: Experiment, policy: RolloutPolicy) -> Verdict:
+async def judge(connection: AsyncConnection, experiment: Experiment, policy: ModelPolicy) -> Verdict:
     """The verdict on everything recorded so far, stored beside the experiment."""
-    counts = await exposures.unit_counts(connection, experiment, maturation_seconds=policy.maturation_seconds)
-    verdict = decide([UnitOutcome(**asdict(one)) for one in counts], experiment_policy(experiment, policy))
+    counts = await exposures.unit_counts(
+        connection,
+        experiment,
+        votes=policy.feedback,
+        maturation_seconds=policy.rollout.maturation_seconds,
+    )
+    rows = [UnitOutcome(**asdict(one)) for one in counts]
+    verdict = decide(rows, experiment_policy(experiment, policy.rollout))
     await experiments.store_verdict(connection, experiment, asdict(verdict))
     return verdict
 
@@ -67,7 +73,7 @@ async def _advance(connection: AsyncConnection, seen: Experiment) -> list[str]:
         return []
     model = await models.get(connection, experiment.project, experiment.model)
     policy, now = model.policy.rollout, datetime.now(UTC)
-    verdict = await judge(connection, experiment, policy)
+    verdict = await judge(connection, experiment, model.policy)
     if verdict.state == "worse":
         return await _abort(connection, experiment, verdict)
     standing = await rollouts.of(connection, experiment.experiment_id)

@@ -113,6 +113,12 @@ def upgrade() -> None:
             "propensity", sa.Double(), nullable=True, comment="Probability with which the unit got this arm."
         ),
         sa.Column(
+            "policy_version",
+            sa.Text(),
+            nullable=True,
+            comment="Hash of the model's policy that was in force.",
+        ),
+        sa.Column(
             "unit",
             sa.Text(),
             nullable=False,
@@ -127,6 +133,13 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("finish_reason", sa.Text(), nullable=True),
+        sa.Column(
+            "refused",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="The answer declines, by its first words or its finish reason.",
+        ),
         sa.Column("prompt_tokens", sa.Integer(), nullable=True),
         sa.Column("output_tokens", sa.Integer(), nullable=True),
         sa.Column("time_to_first_token_seconds", sa.Double(), nullable=True),
