@@ -6,7 +6,8 @@ routes of `feedback.api` and the other products' in `feedback.aliases` all go th
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from feedback.ids import pseudonym
 from feedback.limits import Limit
 from feedback.metrics import FeedbackPolicy, find_metric
 from feedback.origins import is_allowed, is_own
+from feedback.privacy_policy import PrivacyPolicy
+from feedback.redact import redact_submission
 from feedback.settings import FeedbackSettings
 from feedback.submissions import ANONYMOUS, Retraction, Spooled, Submission
 
@@ -85,11 +88,13 @@ class Desk:
         identify: Callable[[str | None], Caller],
         policies: Callable[[str | None], Policies],
         keep: Callable[[Sequence[bytes]], Awaitable[None]],
+        privacy: Callable[[str], PrivacyPolicy] = lambda project: PrivacyPolicy(),
     ) -> None:
         """Open the desk.
 
         `identify` reads an `Authorization` header and raises when its key is wrong; `policies` gives those of a project
-        by model, of every project for None; `keep` returns when the records are safe on disk.
+        by model, of every project for None; `keep` returns when the records are safe on disk; `privacy` says what is
+        replaced in a project's feedback before it is kept.
         """
         self.database = database
         self.settings = settings
@@ -98,6 +103,7 @@ class Desk:
         self.policies = policies
         self._pseudonym_secret = pseudonym_secret
         self._keep = keep
+        self._privacy = privacy
         self._proxies = read_networks(settings.trusted_proxies)
         self._raters = Limit("One rater", settings.feedback_rater_requests_per_minute)
         self._keys = Limit("One API key", settings.feedback_key_requests_per_minute)
@@ -188,6 +194,7 @@ class Desk:
         """
         for one in given:
             self._check_metric(one, model=None)
+        given = [redact_submission(one, self._privacy(one.project)) for one in given]
         if dry_run:
             return Kept([one.feedback_id for one in given], "stored")
         try:
@@ -265,18 +272,16 @@ class Desk:
         """
         waiting = self._waiting.get(feedback_id)
         mine = isinstance(waiting, Submission) and waiting.project == speaker.project
+        row, earlier = None, []
         try:
-            async with asyncio.timeout(STORE_SECONDS), self.database.begin() as connection:
+            async with self.reading() as connection:
                 row = await submissions.get(connection, speaker.project, feedback_id)
                 if row is not None and speaker.grant is not None:
                     row = row if row["rater"] == await _rater_of(connection, speaker) else None
                 earlier = await submissions.history(connection, row) if row is not None else []
-        except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError) as error:
-            if not is_outage(error):
-                raise
+        except Refused:
             if not mine:
-                raise _away() from error
-            row, earlier = None, []
+                raise
         if row is not None:
             self._forget(feedback_id)
             return {"status": _status(row), **row, "history": earlier}
@@ -286,6 +291,21 @@ class Desk:
             f"There is no feedback '{feedback_id}' of yours in the record. If it was answered 202 by another "
             "gateway, it waits there until the database is back."
         )
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction in the record, for what can be answered from it only.
+
+        Raises:
+            Refused: 503; the database is away.
+        """
+        try:
+            async with asyncio.timeout(STORE_SECONDS), self.database.begin() as connection:
+                yield connection
+        except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError) as error:
+            if not is_outage(error):
+                raise
+            raise _away() from error
 
     async def _spool(self, records: Sequence[Spooled]) -> None:
         await self._keep([one.to_json() for one in records])
@@ -350,7 +370,7 @@ def _status(row: Mapping[str, Any]) -> str:
 
 def _away() -> Refused:
     return Refused(
-        "The database is away, and this gateway has spooled no such feedback. Ask again when it is back.",
+        "The database is away, and this can be answered from it only. Ask again when it is back.",
         status=503,
         code="record_unavailable",
         seconds=5,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 Span = tuple[int, int]
 Finder = Callable[[str], Iterator[Span]]
 
-TELLING = re.compile(r"[0-9@]")
+TELLING = re.compile(r"[0-9@]|[A-Za-z_-]{20}")
 KEY_NAMES = ("pass", "pwd", "secret", "token", "key")
 
 EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w@])")
@@ -43,9 +43,8 @@ IPV6 = re.compile(
 )
 VERSION_BEFORE = re.compile(r"(?i)(?:\bv|version|release|build)\W{0,2}$")
 
-PHONE = re.compile(
-    r"(?<![\w.,:#@-])(?:\+|00)?(?:\(\+?\d{1,4}\)|\d)(?:[ \u00a0./-]{0,2}\(?\d{1,12}\)?){1,9}(?!\w)"
-)
+# Groups are apart by something: with nothing between them, a run of digits could be divided in exponentially many ways.
+PHONE = re.compile(r"(?<![\w.,:#@-])\(?\+?\(?\d{1,15}(?:[ \u00a0.()/-]{1,3}\d{1,12}){0,8}\)?(?!\w)")
 PHONE_NAMED = re.compile(
     r"(?i)(?:tel|phone|call|mobile|fax|whatsapp|handy|telefon|rufnummer|cell|number is)\W{0,12}$"
 )
@@ -153,14 +152,12 @@ def _is_ip(text: str) -> bool:
 def phones(text: str) -> Iterator[Span]:
     """Telephone numbers: international, North American, with a leading 0, or called one by the words before."""
     for found in PHONE.finditer(text):
-        number = found[0]
-        # A bracket around the whole number belongs to the sentence.
-        number = number[:-1] if number.count(")") > number.count("(") else number
+        start, number = _without_brackets(found)
         digits = "".join(filter(str.isdigit, number))
         if not 7 <= len(digits) <= 15 or DATE.search(number):
             continue
         grouped = len(digits) < len(number.strip())
-        named = PHONE_NAMED.search(text, max(0, found.start() - 24), found.start())
+        named = PHONE_NAMED.search(text, max(0, start - 24), start)
         if (
             (number[0] == "+" and digits[0] != "0" and len(digits) >= 8)
             or (number.startswith("(+") and len(digits) >= 8)
@@ -169,7 +166,15 @@ def phones(text: str) -> Iterator[Span]:
             or NORTH_AMERICAN.fullmatch(number)
             or named
         ):
-            yield found.start(), found.start() + len(number)
+            yield start, start + len(number)
+
+
+def _without_brackets(found: re.Match[str]) -> tuple[int, str]:
+    """Without brackets that the sentence put around the number."""
+    start, number = found.start(), found[0]
+    if number.count("(") > number.count(")") or (number[0] == "(" and number[-1] == ")"):
+        start, number = start + number.index("(") + 1, number[number.index("(") + 1 :]
+    return start, number[:-1] if number.count(")") > number.count("(") else number
 
 
 def keys(text: str) -> Iterator[Span]:

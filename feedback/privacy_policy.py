@@ -13,3 +13,6 @@ class PrivacyPolicy(Section):
     `everything`: nothing but the redacted copy is ever written down, not even to the spool."""
     presidio: bool = False
     """Whether Presidio's pattern recognisers look too; needs the extra `privacy` where gateways run."""
+
+
+NOTHING_REDACTED = PrivacyPolicy()

@@ -10,7 +10,8 @@ page on privacy has the measured shares. Presidio's pattern recognisers can be a
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,8 +21,10 @@ from feedback.completions import TEXT_COLUMNS, TOKEN_COLUMNS
 from feedback.errors import HoneError
 from feedback.personal_data import FINDERS, Span, may_hold_any
 from feedback.privacy_policy import PrivacyPolicy
+from feedback.said import Submission
 
 PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_(\d{1,6})>")
+SAID_KINDS = ("comment", "demonstration")
 UNTOUCHED = frozenset(("model", "role", "type", "id", "tool_call_id", "call_id"))
 """Fields of a message that only programs write; other rows refer to them."""
 PRESIDIO = (
@@ -31,6 +34,9 @@ PRESIDIO = (
 )  # fmt: skip
 """Those that need no language model: national identity numbers, most with a checksum, and a few others."""
 PRESIDIO_SCORE_MIN = 0.4
+
+PASSES_MAX = 8
+"""A placeholder in its place may let a finder see what stands beside it; this often is never needed."""
 
 Typed = Callable[[str], Iterator[tuple[str, Span]]]
 
@@ -53,9 +59,15 @@ class Conversation:
         """The text with placeholders."""
         if not may_hold_any(text) or _is_image(text):
             return text
-        for kind, finder in FINDERS.items():
-            text = self._replace(text, ((kind, span) for span in finder(text)))
-        return self._replace(text, self._presidio(text)) if self._presidio else text
+        for _ in range(PASSES_MAX):
+            before = text
+            for kind, finder in FINDERS.items():
+                text = self._replace(text, ((kind, span) for span in finder(text)))
+            if self._presidio:
+                text = self._replace(text, self._presidio(text))
+            if text == before:
+                break
+        return text
 
     def value(self, value: Any) -> Any:
         """A JSON value with placeholders in every string, the names of its fields included."""
@@ -112,6 +124,27 @@ def redact_row(row: bytes, policy: PrivacyPolicy) -> bytes:
     if policy.redaction == "everything":
         values |= dict.fromkeys((*TEXT_COLUMNS, *TOKEN_COLUMNS))
     return orjson.dumps(values)
+
+
+def redact_submission(given: Submission, policy: PrivacyPolicy) -> Submission:
+    """What somebody said of an answer, with placeholders; a vote stays as it is."""
+    if policy.redaction == "off":
+        return given
+    conversation = Conversation(presidio=policy.presidio)
+    said = (given.value if given.kind in SAID_KINDS else None, given.comment, given.metadata)
+    conversation.reserve(orjson.dumps(said).decode())
+    value, comment, metadata = map(conversation.value, said)
+    return replace(
+        given, value=value if given.kind in SAID_KINDS else given.value, comment=comment, metadata=metadata
+    )
+
+
+def strictest(policies: Iterable[PrivacyPolicy]) -> PrivacyPolicy:
+    """The policy for what may be about any of several models."""
+    found = list(policies)
+    modes = {one.redaction for one in found}
+    mode = next((mode for mode in ("everything", "training") if mode in modes), "off")
+    return PrivacyPolicy.model_validate({"redaction": mode, "presidio": any(one.presidio for one in found)})
 
 
 @cache

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from feedback.desk import Caller, Desk, Policies
 from feedback.errors import Refused
+from feedback.privacy_policy import PrivacyPolicy
+from feedback.redact import strictest
 from feedback.settings import FeedbackSettings
 from serving.auth import identify
 from serving.gateway import Gateway
@@ -31,6 +33,11 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
     async def keep(records: Sequence[bytes]) -> None:
         await keep_feedback(gateway.spool, records)
 
+    def privacy_of(project: str) -> PrivacyPolicy:
+        # The model is not known before the answer's row is there.
+        routes = gateway.completions.table.models.values()
+        return strictest(route.privacy for route in routes if route.project == project)
+
     return Desk(
         database=gateway.database,
         settings=settings,
@@ -39,6 +46,7 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
         identify=caller_of,
         policies=policies_of,
         keep=keep,
+        privacy=privacy_of,
     )
 
 

@@ -34,7 +34,7 @@ CURSOR = struct.Struct("<QQI")
 """Segment number, offset in it, CRC-32 of both."""
 
 SEGMENT_BYTES = 4 * 1024 * 1024
-COMPLETION, FEEDBACK = 1, 2
+COMPLETION, FEEDBACK, ROW = 1, 2, 3
 
 
 class SpoolFull(Exception):
