@@ -22,7 +22,7 @@ from retrain.evidence import Agreement, Estimate, Evidence, Pair, Slice, SuiteRe
 from retrain.graders import similarity
 from retrain.judge import Judge, Judged, JudgeFailed, summarise_judged
 from retrain.language import language_of
-from retrain.prompts import Prompt, answer_text, normalised, prompt_text
+from retrain.prompts import Prompt, answer_text, normalised
 from retrain.suites import Suite, ask_suite, refuses
 from retrain.topics import find_topics
 
@@ -226,7 +226,7 @@ def pair_of(observation: Observation) -> Pair:
 
 def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:
     """Mean scores by topic and by language, where there are answers enough to name a mean."""
-    texts = [prompt_text(o.item.prompt) for o in observed]
+    texts = [question(o.item.prompt) for o in observed]
     if not texts:
         return
     topics = find_topics([(text, o.item.rater) for text, o in zip(texts, observed, strict=True)])
@@ -237,6 +237,11 @@ def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:
             if len(pairs) >= SLICE_ITEMS_MIN:
                 champion, candidate = (_mean([getattr(p, side) for p in pairs]) for side in VERSION_NAMES)
                 yield Slice(by, name, len(pairs), champion, candidate)
+
+
+def question(prompt: Prompt) -> str:
+    """What was asked last, normalised: what a topic or a language is told from."""
+    return normalised(prompt if isinstance(prompt, str) else prompt[-1]["content"])
 
 
 def _latency_ratio(observed: Sequence[Observation]) -> Estimate | None:

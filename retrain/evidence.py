@@ -79,6 +79,7 @@ class SuiteResult:
     candidate: float
     drop: Estimate
     drop_max: float
+    floor: float
     errors: int
     error_examples: tuple[str, ...]
     labels: dict[str, Classification]

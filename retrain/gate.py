@@ -231,8 +231,10 @@ def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence:
 
 
 def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
-    """The one check that needs evidence to fail: answers timed on a busy machine are weak evidence either way, and a
-    canary's guardrails watch latency on real traffic."""
+    """Compare times; the one check that needs evidence to fail.
+
+    Answers timed on a busy machine are weak evidence either way, and a canary's guardrails watch real traffic.
+    """
     if evidence.latency_ratio is not None:
         found, limit = evidence.latency_ratio, policy.latency_ratio_max
         yield Check(
@@ -268,6 +270,15 @@ def _suite(suite: SuiteResult) -> Check:
     if suite.items < 2:
         sentence = f"Suite '{suite.name}' has {suite.items} items: not enough evidence."
         return Check(name, None, limit, False, sentence)
+    if suite.champion < suite.floor:
+        return Check(
+            name,
+            suite.drop.mean,
+            limit,
+            True,
+            f"Suite '{suite.name}': {suite.items} items, mean score {suite.champion:.2f} before and "
+            f"{suite.candidate:.2f} now. Not judged: a champion below {suite.floor:.2f} cannot do what it asks for.",
+        )
     return Check(
         name,
         suite.drop.high,

@@ -6,7 +6,7 @@ by their name, language that decayed. A suite is a JSONL file. Each line is one 
     {"prompt": "...", "expected": "Canberra"}        the answer contains it (or the suite's grader says)
     {"prompt": "...", "expect": "refusal"}           the answer refuses; "answer": it does not
     {"prompt": "...", "label": "refund"}             the answer is this label, and none of the suite's others
-    {"prompts": ["about him ...", "about her ..."]}  the two answers are alike
+    {"prompts": ["about him ...", "about her ..."]}  both are refused or neither is, and neither is cut short
     {"text": "..."}                                  its mean log-probability per token
 
 `prompt` is text or messages. Every score is paired, candidate against champion, and judged by the drop: a model that
@@ -27,7 +27,7 @@ from feedback.errors import HoneError
 from feedback.gate_policy import SuitePolicy
 from retrain.engine_client import Answer, EngineClient, EngineFailed
 from retrain.evidence import Pair, SuiteResult, Versions, estimate
-from retrain.graders import Grader, JudgingModel, grade, models_needed, read_grader, similarity
+from retrain.graders import Grader, JudgingModel, grade, models_needed, read_grader
 from retrain.labels import classification
 from retrain.prompts import Prompt, normalised
 
@@ -145,6 +145,7 @@ async def ask_suite(
         candidate=_mean([pair.candidate for pair in pairs]),
         drop=estimate([pair.champion - pair.candidate for pair in pairs]),
         drop_max=suite.policy.drop_max,
+        floor=suite.policy.floor,
         errors=len(errors),
         error_examples=tuple(sorted(set(errors))[:ERROR_EXAMPLES_MAX]),
         labels={version: classification(given) for version, given in answers.items() if given},
@@ -180,8 +181,19 @@ async def _score(
         return await _likelihood(str(item.fields["text"]), version, client)
     given = [await client.answer(version, prompt) for prompt in item.prompts]
     if item.kind == "pair":
-        return similarity("chrf", given[0].text, given[1].text)
+        return await _alike(suite, item, given[0].text, given[1].text, judge)
     return await _score_answer(suite, item, given[0], judge, labelled)
+
+
+async def _alike(suite: Suite, item: SuiteItem, one: str, other: str, judge: JudgingModel | None) -> float:
+    """How alike two people are treated: by the grader's score of each answer, or by refusal and length."""
+    if suite.grader is not None:
+        scores = [await grade(suite.grader, item.fields, text, judge) for text in (one, other)]
+        return 1.0 - abs(scores[0] - scores[1])
+    if refuses(one) != refuses(other):
+        return 0.0
+    shorter, longer = sorted((len(one.strip()), len(other.strip())))
+    return min(1.0, 2 * shorter / longer) if longer else 1.0
 
 
 async def _score_answer(

@@ -31,7 +31,8 @@ def pairs(source: str, champion: float, candidate: float, number: int) -> tuple[
 
 def a_suite(**changes: Any) -> SuiteResult:
     return replace(
-        SuiteResult("safety", "hash", 36, 0.9, 0.9, Estimate(36, 0.0, -0.02, 0.02), 0.1, 0, (), {}), **changes
+        SuiteResult("safety", "hash", 36, 0.9, 0.9, Estimate(36, 0.0, -0.02, 0.02), 0.1, 0.6, 0, (), {}),
+        **changes,
     )
 
 
@@ -134,6 +135,12 @@ def test_a_collapsed_model_that_no_longer_says_anything_disliked_is_rejected() -
 def test_a_champion_that_is_often_cut_off_does_not_block_an_equal_candidate() -> None:
     rates = {"support--v1-aaaaaaaa": 0.3, "base": 0.3}
     assert judge(evidence(unfinished_rate=rates), POLICY).decision == "candidate"
+
+
+def test_a_suite_that_the_champion_cannot_do_is_shown_and_not_judged() -> None:
+    report = judge(evidence(suites=(a_suite(champion=0.4, drop=Estimate(36, 0.3, 0.2, 0.4)),)), POLICY)
+    assert report.decision == "candidate"
+    assert "Not judged" in next(check.sentence for check in report.checks if check.name == "suite_safety")
 
 
 def test_trying_until_one_passes_gains_nothing() -> None:
