@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import ColumnElement, Select, Table, and_, func, select, text
+from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -141,17 +141,17 @@ async def insert_documents(connection: AsyncConnection, rows: Sequence[bytes]) -
     Each is a JSON object: the columns of `Completion`, and `redacted` (the text columns again, and `found`) where a
     redacted copy is kept. A row without `request` keeps no text as it was said.
     """
-    document = (b"[%b]" % b",".join(rows)).decode()
-    if "\\u0000" in document:
-        document = ESCAPED_NUL.sub(r"\1\\ufffd", document)
+    arriving = (b"[%b]" % b",".join(rows)).decode()
+    if "\\u0000" in arriving:
+        arriving = ESCAPED_NUL.sub(r"\1\\ufffd", arriving)
     try:
         async with connection.begin_nested():
-            return int(await connection.scalar(_INSERT, {"rows": document}) or 0)
+            return int(await connection.scalar(_INSERT, {"rows": arriving}) or 0)
     except IntegrityError as error:
         if not _wants_partition(error):
             raise
-    await connection.execute(_MAKE_PARTITIONS, {"rows": document})
-    return int(await connection.scalar(_INSERT, {"rows": document}) or 0)
+    await connection.execute(_MAKE_PARTITIONS, {"rows": arriving})
+    return int(await connection.scalar(_INSERT, {"rows": arriving}) or 0)
 
 
 def _wants_partition(error: IntegrityError) -> bool:
@@ -162,10 +162,11 @@ def _wants_partition(error: IntegrityError) -> bool:
 
 async def insert_many(connection: AsyncConnection, rows: Sequence[Completion]) -> int:
     """Record `rows`; returns how many were new."""
-    return await insert_documents(connection, [_document(row) for row in rows])
+    return await insert_documents(connection, [document(row) for row in rows])
 
 
-def _document(row: Completion) -> bytes:
+def document(row: Completion) -> bytes:
+    """The row as `insert_documents` takes it."""
     values: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else orjson.Fragment(values[name])
@@ -210,7 +211,7 @@ async def get(connection: AsyncConnection, project: str, completion_id: str) -> 
     return plain(row._mapping)
 
 
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+def plain(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
     """A row as a dictionary. SQLAlchemy names computed columns with strings of its own, no keys for orjson."""
     return {str(name): value for name, value in row.items()}
 

@@ -73,7 +73,7 @@ def import_feedback(
         async with database.begin() as connection:
             adapter = await adapters.get(connection, project, f"{model}@{version}")
             secret = await keys.service_secret(connection, "pseudonym")
-            policy = (await models.get(connection, project, model)).policy.feedback
+            policy = (await models.get(connection, project, model)).policy
         transactions = _rehearsal(database) if dry_run else nullcontext(database.begin)
         with Complaints(refused, as_json) as complaints:
             async with transactions as begin:

@@ -69,7 +69,7 @@ def show_rows(
     """Print rows as a table of the given columns, or whole as JSON lines."""
     if as_json:
         for row in rows:
-            print(orjson.dumps(row, default=str).decode())
+            print(_json(row))
         return
     if not rows:
         console.print(empty)
@@ -85,12 +85,17 @@ def show_rows(
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
     """Print one thing: its fields below each other, or as JSON."""
     if as_json:
-        print(orjson.dumps(row, default=str).decode())
+        print(_json(row))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in row.items():
         table.add_row(name.replace("_", " "), _cell(value))
     console.print(table)
+
+
+def _json(value: Any) -> str:
+    # A row's columns may be named by strings of SQLAlchemy's own, which are no keys for orjson otherwise.
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _cell(value: Any) -> str:
@@ -101,5 +106,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict | list | tuple):
-        return orjson.dumps(value, default=str).decode()
+        return _json(value)
     return str(value)

@@ -28,7 +28,9 @@ from feedback.ids import VARIANT, pseudonym
 from feedback.import_tables import imported
 from feedback.importers.found import Answer, Found, Importer, Said
 from feedback.importers.rows import BadRow, Row
-from feedback.metrics import FeedbackPolicy, find_metric
+from feedback.metrics import find_metric
+from feedback.policy import ModelPolicy
+from feedback.redact import redact_row, redact_submission
 from feedback.submissions import ANONYMOUS, Submission
 from feedback.tables import completions as completions_table
 from feedback.tables import feedback
@@ -49,8 +51,8 @@ class Target:
     consent: bool
     secret: bytes
     """Of pseudonyms."""
-    policy: FeedbackPolicy
-    """Which metrics there are."""
+    policy: ModelPolicy
+    """Which metrics there are, and what is replaced in texts."""
     thumbs: tuple[str, ...] = ()
     """What the source calls its thumbs."""
 
@@ -151,8 +153,13 @@ async def _store_answers(
         insert(imported).values(rows).on_conflict_do_nothing().returning(imported.c.source_id)
     )
     new = set(kept)
-    await completions.insert_many(
-        connection, [_completion(by_source[name], ids[name], target) for name in by_source if name in new]
+    arriving = (
+        completions.document(_completion(by_source[name], ids[name], target))
+        for name in by_source
+        if name in new
+    )
+    await completions.insert_documents(
+        connection, [redact_row(row, target.policy.privacy) for row in arriving]
     )
     aliases: dict[str, str] = {}
     for name, answer in by_source.items():
@@ -300,7 +307,8 @@ def _submission(said: Said, known: dict[str, str | None], target: Target) -> Sub
     )
     content = orjson.dumps([checked.kind, checked.name, checked.value, checked.comment]).decode()
     hexadecimal = _hex_id(said.created_at, target.project, target.source, said.source_id, completion, content)
-    return replace(checked, feedback_id=f"fb-{hexadecimal}", created_at=said.created_at)
+    checked = replace(checked, feedback_id=f"fb-{hexadecimal}", created_at=said.created_at)
+    return redact_submission(checked, target.policy.privacy)
 
 
 def _measured(said: Said, target: Target) -> tuple[str | None, Any]:
@@ -311,7 +319,7 @@ def _measured(said: Said, target: Target) -> tuple[str | None, Any]:
     name = "thumbs" if is_thumb or said.name is None else said.name
     value = THUMBS.get(said.value, said.value) if is_thumb else said.value
     model = target.adapter.model
-    find_metric({model: target.policy}, model, name, value)
+    find_metric({model: target.policy.feedback}, model, name, value)
     return name, value
 
 

@@ -26,10 +26,12 @@ from feedback.importers.formats import FORMATS, chosen, in_order
 from feedback.importers.load import Summary, Target, batches, store
 from feedback.importers.rows import BadRow, Row, read_rows
 from feedback.metrics import FeedbackPolicy, Metric
+from feedback.policy import ModelPolicy
+from feedback.privacy_policy import PrivacyPolicy
 from tests.builders import PROJECT, a_model
 
 EXPORTS = Path(__file__).parent / "exports"
-POLICY = FeedbackPolicy(metrics={"helpful": Metric(), "solved": Metric(level="any")})
+POLICY = ModelPolicy(feedback=FeedbackPolicy(metrics={"helpful": Metric(), "solved": Metric(level="any")}))
 
 
 async def target(database: Database, source: str, **changes: Any) -> Target:
@@ -264,6 +266,20 @@ async def test_nothing_of_a_rater_is_kept_but_a_pseudonym(database: Database) ->
         assert "ada@example.org" not in str(
             await rows_of(database, f"SELECT row_to_json({table}) FROM {table}")
         )
+
+
+async def test_what_a_policy_replaces_is_replaced_in_imported_text_too(
+    database: Database, tmp_path: Path
+) -> None:
+    (row, *_) = json.loads((EXPORTS / "open_webui.json").read_text())
+    row["data"]["comment"] = "Write to ada.lovelace@example.org"
+    row["snapshot"]["chat"]["chat"]["history"]["messages"]["q1"]["content"] = "I am ada.lovelace@example.org"
+    (tmp_path / "export.json").write_text(json.dumps([row]))
+    policy = POLICY.model_copy(update={"privacy": PrivacyPolicy(redaction="everything")})
+    summary, _ = await bring_in(database, tmp_path / "export.json", policy=policy)
+    assert (summary.completions, summary.feedback) == (1, 1)
+    for table in ("completions", "completion_texts", "completion_redacted", "feedback"):
+        assert "ada.lovelace" not in str(await rows_of(database, f"SELECT row_to_json({table}) FROM {table}"))
 
 
 def test_a_file_without_a_header_is_refused_with_what_to_do(tmp_path: Path) -> None:

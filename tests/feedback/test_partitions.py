@@ -67,7 +67,7 @@ async def test_a_completion_sent_again_after_its_text_was_deleted_stays_without(
 
 async def test_a_redacted_copy_is_kept_beside_the_text_or_instead_of_it(database: Database) -> None:
     copy = {"request": {"prompt": "<EMAIL_1>"}, "output_text": "Hi", "found": {"EMAIL": 1}}
-    both = completions._document(a_completion(completion_id=new_id("cmpl")))
+    both = completions.document(a_completion(completion_id=new_id("cmpl")))
     beside = orjson.dumps(orjson.loads(both) | {"redacted": copy})
     only = orjson.dumps(
         orjson.loads(beside)
