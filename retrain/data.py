@@ -1,131 +1,274 @@
-"""From settled statements to the frozen rows of one run. Pure: equal input, equal rows, equal hash.
+"""From statements to the frozen rows of one run: split, then rendered in TRL's columns, streamed.
 
-- Rows are split by rater. A question (near-duplicates count as one) asked on both sides stays on the side
-  that its hash says, so no question is both trained on and evaluated.
-- Demonstrations are repeated, at most four times, until they are a third of the rows: what people taught must
-  not drown in what they merely liked.
+- Raters are split by the hash of their name: up to 50 of them exactly the policy's share is held out, beyond that who
+  is held out stays so in every later dataset. A question (near-duplicates count as one) or conversation on both sides
+  stays on the side that its own hash says.
+- What was said in the last days is `time_forward`, once the record is long enough; the operator's questions are
+  `golden`. Neither, nor what is held out, is trained on.
+- Demonstrations are repeated, at most four times, until they are a third of what SFT trains on: what people taught
+  must not drown in what they merely liked.
 
-Held-out rows hold evaluation items instead of TRL's columns: `prompt`, `source`, and the answers known to be
-right (`completion`) and wrong (`rejected`).
+Rows that are not trained on hold evaluation items instead of TRL's columns: `prompt`, `source`, and the answers known
+to be right (`completion`) and wrong (`rejected`).
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import ARRAY, Integer, Text, column, func, select, table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback.completions import for_training
 from feedback.datasets import Row
+from feedback.golden import Golden
 from feedback.policy import TrainingPolicy
-from retrain.prompts import answer_column, group_similar, prompt_text, share_of
+from feedback.review_tables import reviews
+from feedback.tables import feedback
+from retrain.ballots import demonstrated
+from retrain.prompts import Prompt, answer_column, prompt_of
 from retrain.recipe import Method
-from retrain.statements import Material, Statement
 
 DEMONSTRATION_REPEATS_MAX = 4
 SHARED_QUESTIONS_HELD_OUT = 1 / 3
-"""Share of the questions asked on both sides that are kept for evaluation."""
+"""Share of the questions and conversations on both sides that are kept for evaluation."""
+FEW_RATERS = 50
+RECORD_TIMES_SLICE = 10
+TIME_FORWARD_SHARE_MAX = 0.2
+BATCH = 1000
+
+SOURCES: dict[Method, str] = {
+    "sft": "source IN ('demonstration', 'approved')",
+    "kto": "source IN ('demonstration', 'approved', 'disliked')",
+    "dpo": "pair",
+}
 
 
-def build_rows(
-    material: Material, method: Method, policy: TrainingPolicy
-) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of a dataset, ordered by their hashes, and its counts with reasons for what is left out."""
-    excluded = Counter(material.excluded)
-    chosen = _material_of(material, method)
-    evaluated = [*material.demonstrations, *material.approved, *material.disliked]
-    evaluated += [pair for pair in material.pairs if pair.source == "preferred"]
-    sides = _sides([*chosen, *evaluated], policy.held_out_share)
-    train = [statement for statement in chosen if sides(statement) == "train"]
-    held_out = _once([statement for statement in evaluated if sides(statement) == "held_out"])
-    for statement in chosen:
-        if sides(statement) == "elsewhere":
-            excluded["question asked on both sides of the split"] += 1
-    repeats = _demonstration_repeats(train) if method == "sft" else 1
-    rows = [_row("train", statement, _train_columns(method, statement)) for statement in train]
-    rows += [
-        _row("train", statement, _train_columns(method, statement))
-        for statement in train
-        if statement.source == "demonstration"
-        for _ in range(repeats - 1)
-    ]
-    rows += [_row("held_out", statement, _item_columns(statement)) for statement in held_out]
-    counts = {
-        "train": sum(row.split == "train" for row in rows),
-        "held_out": len(held_out),
-        "train_sources": dict(Counter(statement.source for statement in train)),
-        "held_out_sources": dict(Counter(statement.source for statement in held_out)),
-        "raters": material.raters,
-        "held_out_raters": len({statement.rater for statement in held_out}),
+def _share(what: str) -> str:
+    """A number in [0, 1) that depends on a text alone."""
+    return f"('x' || substr(encode(sha256(convert_to({what}, 'UTF8')), 'hex'), 1, 8))::bit(32)::bigint / 4294967296.0"
+
+
+_SIDES = f"""
+    WITH raters AS (
+        SELECT rater, {_share("'rater:' || rater")} AS share FROM ballots WHERE reason IS NULL GROUP BY 1
+    ), placed AS (
+        SELECT *, row_number() OVER (ORDER BY share, rater COLLATE "C") AS place, count(*) OVER () AS raters FROM raters
+    ), sides AS (
+        SELECT rater, CASE WHEN raters > {FEW_RATERS} THEN share < :held_out OR place = 1
+            ELSE place <= greatest(1, round(CAST(:held_out AS numeric) * raters)) END AS held_out FROM placed
+    )
+    UPDATE ballots SET split = CASE WHEN held_out THEN 'held_out' ELSE 'train' END
+    FROM sides WHERE sides.rater = ballots.rater AND reason IS NULL"""
+
+_BOTH_SIDES = """
+    UPDATE ballots SET reason = :reason, split = NULL FROM (
+        SELECT {what}, {share} < :shared AS held_out FROM ballots
+        WHERE reason IS NULL AND {what} IS NOT NULL GROUP BY 1 HAVING count(DISTINCT split) > 1
+    ) AS shared WHERE shared.{what} = ballots.{what} AND reason IS NULL AND held_out <> (split = 'held_out')"""
+
+_TIME_FORWARD = """
+    WITH moments AS (
+        SELECT number, coalesce(settled_at, at) AS said, max(at) OVER () AS newest, min(at) OVER () AS oldest
+        FROM ballots WHERE reason IS NULL AND split = 'train'
+    ), late AS (
+        SELECT number FROM moments WHERE newest - oldest >= :record AND said > newest - CAST(:days AS interval)
+    )
+    UPDATE ballots SET split = 'time_forward' FROM late WHERE late.number = ballots.number
+    AND (SELECT count(*) FROM late) <= CAST(:share AS float8) * (SELECT count(*) FROM moments)"""
+
+_TRAINED_BEFORE = """
+    UPDATE ballots SET reason = :reason, split = NULL FROM (
+        SELECT DISTINCT {what} FROM ballots WHERE split = 'train' AND {what} IS NOT NULL
+    ) AS trained WHERE trained.{what} = ballots.{what} AND ballots.split = 'time_forward'"""
+
+_ONCE = """
+    UPDATE ballots SET reason = 'is the wrong answer of another evaluated row', split = NULL FROM (
+        SELECT prompt_key, rejected_key FROM ballots WHERE split IN ('held_out', 'time_forward')
+        AND source <> 'disliked' AND rejected_key IS NOT NULL
+    ) AS better WHERE split IN ('held_out', 'time_forward') AND source = 'disliked'
+    AND ballots.prompt_key = better.prompt_key AND ballots.answer_key = better.rejected_key"""
+
+
+async def split_statements(
+    connection: AsyncConnection, policy: TrainingPolicy, method: Method
+) -> dict[str, Any]:
+    """Give every statement its split, and say how many rows that makes."""
+    await connection.execute(text(_SIDES), {"held_out": policy.held_out_share})
+    for what, label in (("question", "question asked"), ("session", "conversation")):
+        share = _share(f"'{what}:' || {what}::text")
+        await connection.execute(
+            text(_BOTH_SIDES.format(what=what, share=share)),
+            {"shared": SHARED_QUESTIONS_HELD_OUT, "reason": f"{label} on both sides of the split"},
+        )
+    if policy.time_forward_days:
+        await _slice_time(connection, timedelta(days=policy.time_forward_days))
+    await connection.execute(text(_ONCE))
+    await connection.execute(
+        text(
+            f"UPDATE ballots SET reason = :reason, split = NULL WHERE split = 'train' AND NOT ({SOURCES[method]})"
+        ),
+        {"reason": f"{method.upper()} does not use it"},
+    )
+    return await _counts(connection, method)
+
+
+async def _slice_time(connection: AsyncConnection, days: timedelta) -> None:
+    await connection.execute(
+        text(_TIME_FORWARD),
+        {"record": RECORD_TIMES_SLICE * days, "days": days, "share": TIME_FORWARD_SHARE_MAX},
+    )
+    for what, reason in (
+        ("question", "question of the last days was asked before"),
+        ("session", "conversation of the last days began before"),
+    ):
+        await connection.execute(text(_TRAINED_BEFORE.format(what=what)), {"reason": reason})
+
+
+async def _counts(connection: AsyncConnection, method: Method) -> dict[str, Any]:
+    """Rows of each split and source, and how often SFT repeats a demonstration."""
+    sources: dict[str, dict[str, int]] = {}
+    found = await connection.execute(
+        text(
+            "SELECT split, source, count(*) FROM ballots WHERE split IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+    )
+    for split, source, number in found:
+        sources.setdefault(split, {})[source] = number
+    raters = await connection.execute(
+        text(
+            "SELECT count(DISTINCT rater), count(DISTINCT rater) FILTER (WHERE split = 'held_out') "
+            "FROM ballots WHERE split IS NOT NULL"
+        )
+    )
+    train = sources.get("train", {})
+    repeats = _repeats(train) if method == "sft" else 1
+    every, held_out = raters.one()
+    return {
+        "train": sum(train.values()) + (repeats - 1) * train.get("demonstration", 0),
+        "held_out": sum(sources.get("held_out", {}).values()),
+        "time_forward": sum(sources.get("time_forward", {}).values()),
+        "train_sources": train,
+        "held_out_sources": sources.get("held_out", {}),
+        "raters": every,
+        "held_out_raters": held_out,
         "demonstration_repeats": repeats,
-        "excluded": dict(sorted(excluded.items())),
     }
-    return sorted(rows, key=lambda row: row.row_hash), counts
 
 
-def _once(held_out: Sequence[Statement]) -> list[Statement]:
-    """Without disliked answers that another item already holds as its wrong one."""
-    known = {(prompt_text(s.prompt), s.rejected) for s in held_out if s.rejected is not None}
-    return [s for s in held_out if s.source != "disliked" or (prompt_text(s.prompt), s.answer) not in known]
-
-
-def _material_of(material: Material, method: Method) -> list[Statement]:
-    if method == "sft":
-        return [*material.demonstrations, *material.approved]
-    if method == "kto":
-        return [*material.demonstrations, *material.approved, *material.disliked]
-    return list(material.pairs)
-
-
-def _sides(statements: Sequence[Statement], held_out_share: float) -> Callable[[Statement], str]:
-    """A function from a statement to `train`, `held_out` or, for the other side's questions, `elsewhere`."""
-    raters = sorted({s.rater for s in statements}, key=lambda rater: (share_of(f"rater:{rater}"), rater))
-    held_out_raters = set(raters[: max(1, round(held_out_share * len(raters)))])
-    groups = group_similar(prompt_text(s.prompt) for s in statements)
-    asked_by: dict[str, set[bool]] = defaultdict(set)
-    for statement in statements:
-        asked_by[groups[prompt_text(statement.prompt)]].add(statement.rater in held_out_raters)
-
-    def side(statement: Statement) -> str:
-        group = groups[prompt_text(statement.prompt)]
-        held_out = statement.rater in held_out_raters
-        if len(asked_by[group]) == 2:
-            question_held_out = share_of(f"question:{group}") < SHARED_QUESTIONS_HELD_OUT
-            if held_out != question_held_out:
-                return "elsewhere"
-        return "held_out" if held_out else "train"
-
-    return side
-
-
-def _demonstration_repeats(train: Sequence[Statement]) -> int:
-    demonstrations = sum(statement.source == "demonstration" for statement in train)
+def _repeats(train: dict[str, int]) -> int:
+    demonstrations = train.get("demonstration", 0)
     if not demonstrations:
         return 1
-    liked = len(train) - demonstrations
+    liked = sum(train.values()) - demonstrations
     return max(1, min(DEMONSTRATION_REPEATS_MAX, math.ceil(liked / 2 / demonstrations)))
 
 
-def _train_columns(method: Method, statement: Statement) -> dict[str, Any]:
-    answer = answer_column(statement.prompt, statement.answer)
-    if method == "sft":
-        return {"prompt": statement.prompt, "completion": answer}
+async def stream_rows(
+    connection: AsyncConnection, method: Method, counts: dict[str, Any], golden: Sequence[Golden]
+) -> AsyncIterator[list[Row]]:
+    """The rows of every split, in batches of no particular order."""
+    await connection.execute(text("CLOSE ALL"))
+    await connection.execute(text("DROP TABLE IF EXISTS merged"))
+    await connection.execute(text(_MERGED))
+    async with connection.stream(_statements(), execution_options={"yield_per": BATCH}) as result:
+        async for batch in result.partitions(BATCH):
+            made = [_row(found, method) for found in batch]
+            taught = [
+                row
+                for row, found in zip(made, batch, strict=True)
+                if row.split == "train" and found.source == "demonstration"
+            ]
+            yield made + taught * (counts["demonstration_repeats"] - 1)
+    yield [_golden_row(item) for item in golden]
+
+
+_MERGED = """
+    CREATE TEMPORARY TABLE merged ON COMMIT DROP AS
+    SELECT statement, array_agg(DISTINCT completion_id) AS completion_ids,
+        array_agg(DISTINCT feedback_id) FILTER (WHERE feedback_id IS NOT NULL) AS feedback_ids
+    FROM ballots WHERE statement IS NOT NULL GROUP BY 1 HAVING count(*) > 1"""
+
+
+def _statements() -> Any:
+    """Statements beside their texts."""
+    names = ("split", "source", "rater", "completion_id", "other_id", "feedback_id", "review_id")
+    ballots = table("ballots", *(column(name, Text) for name in names), column("number", Integer))
+    merged = table(
+        "merged",
+        column("statement", Integer),
+        column("completion_ids", ARRAY(Text)),
+        column("feedback_ids", ARRAY(Text)),
+    )
+    about, better = for_training().subquery("about"), for_training().subquery("better")
+    return (
+        select(
+            ballots,
+            about.c.endpoint,
+            about.c.request,
+            about.c.output_text,
+            better.c.output_text.label("better_text"),
+            func.coalesce(func.to_jsonb(reviews.c.answer), feedback.c.value).label("value"),
+            merged.c.completion_ids,
+            merged.c.feedback_ids,
+        )
+        .join(about, about.c.completion_id == ballots.c.completion_id)
+        .join(better, better.c.completion_id == ballots.c.other_id, isouter=True)
+        .join(feedback, feedback.c.feedback_id == ballots.c.feedback_id, isouter=True)
+        .join(reviews, reviews.c.review_id == ballots.c.review_id, isouter=True)
+        .join(merged, merged.c.statement == ballots.c.number, isouter=True)
+        .where(ballots.c.split.is_not(None))
+    )
+
+
+def _row(found: Any, method: Method) -> Row:
+    prompt, right, wrong = prompt_of(found.endpoint, found.request), found.output_text, None
+    if found.source == "demonstration":
+        right, wrong = demonstrated(found.value), found.output_text
+    elif found.source == "preferred":
+        right, wrong = found.better_text, found.output_text
+    elif found.source == "disliked":
+        right, wrong = None, found.output_text
+    columns = (
+        _train_columns(method, prompt, right, wrong)
+        if found.split == "train"
+        else _item_columns(prompt, found.source, right, wrong)
+    )
+    others = [found.other_id] if found.other_id else []
+    return Row(
+        split=found.split,
+        columns=columns,
+        rater=found.rater,
+        completion_ids=tuple(sorted(found.completion_ids or [found.completion_id, *others])),
+        feedback_ids=tuple(sorted(found.feedback_ids or filter(None, [found.feedback_id]))),
+    )
+
+
+def _train_columns(method: Method, prompt: Prompt, right: str | None, wrong: str | None) -> dict[str, Any]:
     if method == "kto":
-        return {"prompt": statement.prompt, "completion": answer, "label": statement.source != "disliked"}
-    assert statement.rejected is not None
-    worse = answer_column(statement.prompt, statement.rejected)
-    return {"prompt": statement.prompt, "chosen": answer, "rejected": worse}
-
-
-def _item_columns(statement: Statement) -> dict[str, Any]:
-    disliked = statement.source == "disliked"
-    right = None if disliked else statement.answer
-    wrong = statement.answer if disliked else statement.rejected
+        answer = right if right is not None else wrong
+        assert answer is not None
+        return {"prompt": prompt, "completion": answer_column(prompt, answer), "label": right is not None}
+    assert right is not None
+    if method == "sft":
+        return {"prompt": prompt, "completion": answer_column(prompt, right)}
+    assert wrong is not None
     return {
-        "prompt": statement.prompt,
-        "source": statement.source,
-        "completion": None if right is None else answer_column(statement.prompt, right),
-        "rejected": None if wrong is None else answer_column(statement.prompt, wrong),
+        "prompt": prompt,
+        "chosen": answer_column(prompt, right),
+        "rejected": answer_column(prompt, wrong),
     }
 
 
-def _row(split: str, statement: Statement, columns: dict[str, Any]) -> Row:
-    return Row(split, columns, statement.rater, statement.completion_ids, statement.feedback_ids)
+def _item_columns(prompt: Prompt, source: str, right: str | None, wrong: str | None) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "source": source,
+        "completion": None if right is None else answer_column(prompt, right),
+        "rejected": None if wrong is None else answer_column(prompt, wrong),
+    }
+
+
+def _golden_row(item: Golden) -> Row:
+    return Row("golden", _item_columns(item.prompt, "golden", item.answer, None), None, (), ())

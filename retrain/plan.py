@@ -1,29 +1,31 @@
-"""Plan a run: read what people said, choose a method, build the rows, fill in the recipe; then queue it.
+"""Plan a run: select what may be trained on, choose a method, split, fill in the recipe; then freeze it and queue it.
 
-Planning writes nothing. Queueing freezes exactly the rows and recipe that were planned, in one transaction with the
-run that will use them.
+Planning writes nothing that outlives its transaction. Queueing freezes exactly what was planned, in the same
+transaction as the run that will use it, and lets corrections that need a person wait in the review queue.
 """
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import datasets, models, runs
-from feedback.datasets import Row
+from feedback import datasets, golden, models, review, runs
+from feedback.datasets import Dataset
 from feedback.errors import HoneError
+from feedback.ids import new_hex
 from feedback.models import Model
 from feedback.runs import Run
-from retrain.data import build_rows
-from retrain.rated import Rated, rated_completions
-from retrain.recipe import Recipe, default_recipe
+from retrain.balance import balance_of
+from retrain.data import split_statements, stream_rows
+from retrain.recipe import Method, Recipe, default_recipe
+from retrain.rules import UNSUPPORTED
 from retrain.select import Choice, choose
-from retrain.statements import gather, one_format
+from retrain.selection import Selected, select_statements, selection_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,11 @@ class Plan:
     model: str
     choice: Choice
     recipe: Recipe | None
-    rows: tuple[Row, ...]
     counts: dict[str, Any]
+    selection: dict[str, Any]
+    topics: tuple[str, ...]
+    ticket: str = field(compare=False)
+    """Marks the selection that this plan is of, in the transaction that made it."""
 
     def to_json(self) -> dict[str, Any]:
         """What `hone retrain plan` shows: everything but the rows."""
@@ -62,29 +67,23 @@ async def make_plan(
         HoneError: the policy's recipe is not valid.
     """
     asked = await models.get(connection, project, model)
-    rated = await rated_completions(connection, project, model)
-    # Grouping similar questions takes seconds on a large record; the worker's other duties do not wait for it.
-    return await asyncio.to_thread(_plan, asked, rated, method, overrides or {})
+    selected = await select_statements(connection, asked)
+    plan = await _mark(connection, asked, selected, choose(selected.available, asked.policy.training, method))
+    if plan.choice.method is None:
+        return plan
+    return await _complete(connection, asked, plan, plan.choice.method, overrides or {})
 
 
 async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
     """Freeze the plan's rows and queue the run.
 
     Raises:
-        HoneError: the data allows no run; the message says what is missing.
+        HoneError: the data allows no run, and the message says what is missing; or the plan is of another transaction.
         Conflict: the model is already being trained.
     """
     if plan.recipe is None:
         raise HoneError(f"'{plan.model}' cannot be trained yet. " + " ".join(plan.choice.sentences))
-    dataset = await datasets.freeze(
-        connection,
-        project=plan.project,
-        model=plan.model,
-        method=plan.recipe.method,
-        rows=plan.rows,
-        selection=plan.choice.to_json(),
-        counts=plan.counts,
-    )
+    dataset = await freeze(connection, plan)
     run = await runs.create(
         connection,
         project=plan.project,
@@ -99,27 +98,101 @@ async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
     return run
 
 
-def _plan(model: Model, rated: list[Rated], wanted: str | None, overrides: Mapping[str, Any]) -> Plan:
+async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
+    """Freeze the plan's rows, balance and exclusions; what waits for a reviewer is put before one.
+
+    Raises:
+        HoneError: the plan is of another transaction.
+    """
+    assert plan.recipe is not None
+    await _check_ticket(connection, plan)
+    method = plan.recipe.method
+    kept = await golden.of_model(connection, plan.project, plan.model)
+    dataset = await datasets.freeze(
+        connection,
+        project=plan.project,
+        model=plan.model,
+        method=method,
+        rows=stream_rows(connection, method, plan.counts, kept),
+        selection=plan.choice.to_json() | plan.selection,
+        counts=plan.counts,
+        balance=await balance_of(connection, plan.topics),
+    )
+    await connection.execute(text(_KEEP_EXCLUSIONS), {"dataset_id": dataset.dataset_id})
+    await file_for_review(connection, plan)
+    return dataset
+
+
+async def file_for_review(connection: AsyncConnection, plan: Plan) -> int:
+    """Put corrections that wait for a reviewer into the queue, once each; returns how many are new there."""
+    await _check_ticket(connection, plan)
+    found = await connection.execute(
+        text(
+            "SELECT completion_id, feedback_id FROM ballots WHERE reason = :reason AND feedback_id IS NOT NULL"
+        ),
+        {"reason": UNSUPPORTED},
+    )
+    return await review.wait_for(
+        connection,
+        project=plan.project,
+        model=plan.model,
+        corrections=[(row.completion_id, row.feedback_id) for row in found],
+        reason="it states facts that neither the question nor the answer before had",
+    )
+
+
+_KEEP_EXCLUSIONS = """
+    INSERT INTO dataset_exclusions (dataset_id, number, reason, completion_id, feedback_id)
+    SELECT :dataset_id, row_number() OVER (ORDER BY completion_id, feedback_id, number) - 1, reason, completion_id,
+        feedback_id FROM ballots WHERE reason IS NOT NULL AND NOT implied
+    ON CONFLICT DO NOTHING"""
+
+
+async def _mark(connection: AsyncConnection, model: Model, selected: Selected, choice: Choice) -> Plan:
+    ticket = new_hex()
+    await connection.execute(text(f"COMMENT ON TABLE ballots IS '{ticket}'"))
+    counts = {"excluded": selected.available.excluded}
+    return Plan(
+        model.project, model.model, choice, None, counts, selection_of(model), selected.topics, ticket=ticket
+    )
+
+
+async def _check_ticket(connection: AsyncConnection, plan: Plan) -> None:
+    marked = await connection.scalar(
+        text("SELECT obj_description(to_regclass('pg_temp.ballots'), 'pg_class')")
+    )
+    if marked != plan.ticket:
+        raise HoneError(
+            f"The plan for '{plan.model}' was made in another transaction, and what it selected is gone. Plan again."
+        )
+
+
+async def _complete(
+    connection: AsyncConnection, model: Model, plan: Plan, method: Method, overrides: Mapping[str, Any]
+) -> Plan:
+    """The plan with its split and recipe, or why nothing is left to train on."""
     policy = model.policy.training
-    material = one_format(gather(rated, policy))
-    choice = choose(material, policy, wanted)
-    if choice.method is None:
-        return Plan(model.project, model.model, choice, None, (), {"excluded": material.excluded})
-    rows, counts = build_rows(material, choice.method, policy)
+    split = await split_statements(connection, policy, method)
+    left_out = await connection.execute(
+        text(
+            "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
+        )
+    )
+    counts = split | {"excluded": {reason: number for reason, number in left_out}}
     if not counts["train"] or not counts["held_out"]:
         missing = "train on" if not counts["train"] else "evaluate with"
         sentence = (
             f"Not possible: after the split by rater no rows are left to {missing}; more raters are needed."
         )
-        none = Choice(None, (*choice.sentences[:-1], sentence), choice.possible)
-        return Plan(model.project, model.model, none, None, (), counts)
+        choice = Choice(None, (*plan.choice.sentences[:-1], sentence), plan.choice.possible)
+        return replace(plan, choice=choice, counts=counts)
     recipe = default_recipe(
-        choice.method,
+        method,
         model.base_model,
         {**policy.recipe, **overrides},
         template_hash=served_template_hash(model.base_model),
     )
-    return Plan(model.project, model.model, choice, recipe, tuple(rows), counts)
+    return replace(plan, recipe=recipe, counts=counts)
 
 
 def served_template_hash(base_model: str) -> str | None:

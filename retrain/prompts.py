@@ -9,13 +9,14 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from retrain.similar import groups_of
+
 Prompt = str | list[dict[str, str]]
 """Plain text of `/v1/completions`, or messages of {role, content}."""
 
-CHAT_ENDPOINT = "/v1/chat/completions"
+CHAT_ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+"""Whatever came through one of them is in the record as chat."""
 TEXT_ENDPOINT = "/v1/completions"
-SHINGLE_LENGTH = 5
-SIMILARITY_MIN = 0.8
 
 
 class Unusable(ValueError):
@@ -32,7 +33,7 @@ def prompt_of(endpoint: str, request: Mapping[str, Any]) -> Prompt:
         raise Unusable("uses tools")
     if request.get("chat_template_kwargs") or request.get("chat_template"):
         raise Unusable("changes the chat template")
-    if endpoint == CHAT_ENDPOINT:
+    if endpoint in CHAT_ENDPOINTS:
         messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             raise Unusable("has no prompt")
@@ -72,51 +73,27 @@ def prompt_text(prompt: Prompt) -> str:
     return "\n".join(f"{message['role']}: {normalised(message['content'])}" for message in prompt)
 
 
+def spoken_text(prompt: Prompt) -> str:
+    """A prompt as one normalised text without what an application says to every model: its system messages.
+
+    Two questions are not alike because the same long instruction stands before both.
+    """
+    if isinstance(prompt, str):
+        return normalised(prompt)
+    spoken = [message for message in prompt if message["role"] not in ("system", "developer")]
+    return "\n".join(f"{message['role']}: {normalised(message['content'])}" for message in spoken or prompt)
+
+
 def share_of(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def group_similar(texts: Iterable[str]) -> dict[str, str]:
-    """Each text with the name of its group: texts alike by 0.8 (Jaccard, 5-character shingles), in chains.
-
-    A group is named by its smallest text, so the result does not depend on the order of the texts.
-    """
+    """Each normalised text with the name of its group of near-duplicates, which is its smallest text."""
     ordered = sorted(set(texts))
-    parent = {text: text for text in ordered}
-
-    def root(text: str) -> str:
-        while parent[text] != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for left, right in _similar_pairs(ordered):
-        a, b = sorted((root(left), root(right)))
-        parent[b] = a
-    return {text: root(text) for text in ordered}
-
-
-def _similar_pairs(texts: list[str]) -> Iterable[tuple[str, str]]:
-    from datasketch import MinHash, MinHashLSH
-
-    shingles = {text: _shingles(text) for text in texts}
-    index = MinHashLSH(threshold=SIMILARITY_MIN, num_perm=128)
-    for text in texts:
-        sketch = MinHash(num_perm=128, seed=1)
-        sketch.update_batch([shingle.encode() for shingle in shingles[text]])
-        for other in index.query(sketch):
-            if _jaccard(shingles[text], shingles[other]) >= SIMILARITY_MIN:
-                yield text, other
-        index.insert(text, sketch)
-
-
-def _shingles(text: str) -> set[str]:
-    return {text[start : start + SHINGLE_LENGTH] for start in range(max(1, len(text) - SHINGLE_LENGTH + 1))}
-
-
-def _jaccard(left: set[str], right: set[str]) -> float:
-    return len(left & right) / len(left | right)
+    named = groups_of(enumerate(ordered))
+    return {text: ordered[named.get(number, number)] for number, text in enumerate(ordered)}
 
 
 def _message(message: Any) -> dict[str, str]:

@@ -28,7 +28,7 @@ from feedback.settings import FeedbackSettings
 from feedback.tables import completions, feedback
 from retrain.duties import watching
 from retrain.plan import make_plan, queue
-from retrain.rated import TRAINING_KINDS
+from retrain.opinions import TRAINING_KINDS
 from retrain.requests import answer_requests
 from retrain.settings import RetrainSettings
 from retrain.worker import Worker

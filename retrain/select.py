@@ -10,7 +10,9 @@ from typing import Any
 
 from feedback.policy import TrainingPolicy
 from retrain.recipe import METHODS, Method
-from retrain.statements import Material
+from retrain.selection import Available
+
+UNCONSENTED = "completion has no consent to training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +28,25 @@ class Choice:
         return {"method": self.method, "sentences": list(self.sentences), "possible": self.possible}
 
 
-def choose(material: Material, policy: TrainingPolicy, wanted: str | None = None) -> Choice:
+def choose(available: Available, policy: TrainingPolicy, wanted: str | None = None) -> Choice:
     """Decide by the data; `wanted` (or the policy) may fix the method, not make it possible."""
     wanted = wanted or policy.method
-    sft, sft_says = _sft(material, policy)
-    dpo, dpo_says = _dpo(material, policy)
-    kto, kto_says = _kto(material, policy)
-    people, people_says = _people(material, policy)
+    sft, sft_says = _sft(available, policy)
+    dpo, dpo_says = _dpo(available, policy)
+    kto, kto_says = _kto(available, policy)
+    people, people_say = _people(available, policy)
     possible = {"sft": sft and people, "dpo": dpo and people, "kto": kto and people}
-    taught = len(material.demonstrations) >= policy.sft_rows_min
+    taught = available.demonstrations >= policy.sft_rows_min
     order: list[Method] = ["sft", "dpo", "kto"] if taught else ["dpo", "kto", "sft"]
     if wanted != "auto":
         order = [method for method in METHODS if method == wanted]
     method = next((name for name in order if possible[name]), None)
-    sentences = [kto_says, dpo_says, sft_says, people_says, *_left_out(material)]
-    return Choice(method, (*sentences, _verdict(method, wanted)), possible)
+    sentences = [kto_says, dpo_says, sft_says, *people_say, *_left_out(available)]
+    return Choice(method, (*sentences, _verdict(method, wanted, available)), possible)
 
 
-def _sft(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
-    taught, liked = len(material.demonstrations), len(material.approved)
+def _sft(available: Available, policy: TrainingPolicy) -> tuple[bool, str]:
+    taught, liked = available.demonstrations, available.approved
     enough = taught + liked >= policy.sft_rows_min
     detail = f" ({taught} demonstrations, {liked} approved)"
     return enough, _sentence(
@@ -52,15 +54,15 @@ def _sft(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
     )
 
 
-def _dpo(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
-    enough = len(material.pairs) >= policy.dpo_pairs_min
-    return enough, _sentence("DPO", len(material.pairs), policy.dpo_pairs_min, "pairs", enough)
+def _dpo(available: Available, policy: TrainingPolicy) -> tuple[bool, str]:
+    enough = available.pairs >= policy.dpo_pairs_min
+    return enough, _sentence("DPO", available.pairs, policy.dpo_pairs_min, "pairs", enough)
 
 
-def _kto(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
-    ratings = material.ratings
+def _kto(available: Available, policy: TrainingPolicy) -> tuple[bool, str]:
+    ratings = available.ratings
     enough = ratings >= policy.kto_ratings_min
-    up = (ratings - len(material.disliked)) / ratings if ratings else 0.0
+    up = (ratings - available.disliked) / ratings if ratings else 0.0
     balanced = min(up, 1 - up) >= policy.minority_share_min
     detail = f", {up:.0%} up" if ratings else ""
     if enough and not balanced:
@@ -70,21 +72,34 @@ def _kto(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
     )
 
 
-def _people(material: Material, policy: TrainingPolicy) -> tuple[bool, str]:
-    enough = material.raters >= policy.raters_min
-    return enough, _sentence("People", material.raters, policy.raters_min, "raters", enough)
+def _people(available: Available, policy: TrainingPolicy) -> tuple[bool, list[str]]:
+    enough = available.raters >= policy.raters_min
+    says = [_sentence("People", available.raters, policy.raters_min, "raters", enough)]
+    one_persons = available.largest_share > policy.rater_share_max
+    if one_persons:
+        says.append(
+            f"One person's: {available.largest} rows, {available.largest_share:.0%}, are of one rater; at most "
+            f"{policy.rater_share_max:.0%} may be."
+        )
+    return enough and not one_persons, says
 
 
-def _left_out(material: Material) -> list[str]:
-    counted = sorted(((n, reason) for reason, n in material.excluded.items() if n), reverse=True)
-    if not counted:
+def _left_out(available: Available) -> list[str]:
+    left_out = sorted(((n, reason) for reason, n in (available.excluded or {}).items() if n), reverse=True)
+    if not left_out:
         return []
-    return ["Left out: " + "; ".join(f"{n} ({reason})" for n, reason in counted) + "."]
+    return ["Left out: " + "; ".join(f"{n} ({reason})" for n, reason in left_out) + "."]
 
 
-def _verdict(method: Method | None, wanted: str) -> str:
+def _verdict(method: Method | None, wanted: str, available: Available) -> str:
     if method is not None:
         return f"Method: {method.upper()}" + ("." if wanted == "auto" else ", as asked for.")
+    unconsented = (available.excluded or {}).get(UNCONSENTED, 0)
+    if unconsented and not available.ratings + available.pairs:
+        return (
+            f"Not possible: all {unconsented} were said of answers without consent to training. Requests give it with "
+            '"store": true, or the model\'s policy with consent_default.'
+        )
     if wanted != "auto":
         return f"Not possible: {wanted.upper()} was asked for, and the data does not allow it."
     return "Not possible: the data allows no method yet."

@@ -1,5 +1,6 @@
 """A record in which people taught a model something, and the run that learns it."""
 
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,17 @@ async def teach(
     for person in range(people):
         rater = f"rater-{person}"
         for n in range(3):
-            question = (
-                f"Person {person} asks, for the {n}. time: how long may thing {person * 31 + n} be returned?"
-            )
+            question = f"{_subject(person * 3 + n)}: how long may I return it?"
             await _said(connection, rater, question, OLD, kind="demonstration", value=NEW)
         for n in range(2):
-            question = f"Number {person * 17 + n} of {person}: when is shop {person}-{n} open?"
+            question = f"When is it open? I mean: {_subject(1000 + person * 2 + n)}."
             await _said(connection, rater, question, KEPT, kind="rating", value=True)
+
+
+def _subject(number: int) -> str:
+    """Words that no other number has: questions that differ in a digit alone are near-duplicates."""
+    draw = random.Random(number)
+    return " ".join("".join(draw.choice("aeioubdfgklmnprst") for _ in range(7)) for _ in range(6))
 
 
 async def queued_run(connection: AsyncConnection, base_model: Path | str, **options: Any) -> Run:
