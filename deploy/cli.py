@@ -30,6 +30,11 @@ class Commands(LazyGroup):
             "Train, evaluate and roll out, until stopped. Several may run; one works, the others stand by.",
             RUN,
         ),
+        "console": Mounted(
+            "monitoring.cli:app",
+            "Serve the pages in which operators watch and decide, until stopped.",
+            RUN,
+        ),
         "demo": Mounted(
             "deploy.demo.command:app",
             "Close the loop before your eyes: simulated people ask, rate, and get better answers. Takes minutes.",
@@ -63,6 +68,7 @@ class Commands(LazyGroup):
             "Let a paused rollout go on. It does not pause again for what it was paused for.",
             SHIP,
         ),
+        "drift": Mounted("monitoring.drift_cli:app", "Show whether traffic still looks as it did.", SHIP),
         "promote": Mounted(
             "feedback.cli:app",
             "Make a version the champion, which answers everybody. Undo with `rollback`.",
@@ -122,7 +128,7 @@ def up(
         Path | None, typer.Option(help="Directory for everything this machine keeps.")
     ] = None,
 ) -> None:
-    """Start the whole service on this machine: database, engine, gateway, worker."""
+    """Start the whole service on this machine: database, engine, gateway, worker, console."""
     from deploy.up import run
 
     raise typer.Exit(run(model=model, host=host, port=port, state_dir=state_dir))
@@ -151,7 +157,7 @@ def config(
 def main() -> None:
     """Run `hone`; the console script."""
     try:
-        if sys.argv[1:2] in (["gateway"], ["engine"], ["worker"]) and "--help" not in sys.argv:
+        if sys.argv[1:2] in (["gateway"], ["engine"], ["worker"], ["console"]) and "--help" not in sys.argv:
             from deploy.config import refuse_unknown_names
 
             refuse_unknown_names()

@@ -22,8 +22,9 @@ MEANS = {
     "finish_reason": "how answers end",
     "refused": "how often answers refuse",
     "vote": "how people vote, or whether",
-    "rater_is_new": "how many raters are new",
     "channel": "where feedback comes from",
+    "rater_kind": "how many people are named",
+    "votes_of_rater": "how the votes spread over people",
 }
 
 

@@ -85,8 +85,9 @@ def _count(
     statistics: Mapping[str, Statistic], seen: Mapping[str, float], dealt: NDArray[np.bool_]
 ) -> tuple[dict[str, int], int]:
     weights = _weights(dealt)
-    # Rounding must not turn a deal that equals the real one into a smaller one.
-    better = {name: int((of(weights) >= seen[name] * (1 - 1e-9)).sum()) for name, of in statistics.items()}
+    # Without this, rounding errors decide where a deal equals the real one, as all do in a column of one value.
+    least = {name: value * (1 - 1e-9) - 1e-12 for name, value in seen.items()}
+    better = {name: int((of(weights) >= least[name]).sum()) for name, of in statistics.items()}
     return better, len(dealt)
 
 

@@ -1,4 +1,4 @@
-"""What the leader does besides training: roll out, watch champions, and keep no more versions than wanted."""
+"""What the leader does besides training: roll out, watch champions and traffic, keep no more versions than wanted."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial

@@ -35,7 +35,9 @@ class RetrainSettings(HoneSettings):
     worker_tick_seconds: float = Field(2.0, gt=0)
     """How often the worker looks at runs and rollouts."""
     watch_interval_seconds: float = Field(60.0, gt=0)
-    """How often the worker looks at new champions, drift, alerts and old versions' files."""
+    """How often the worker looks at new champions, at alerts, and at old versions' files."""
+    drift_interval_seconds: float = Field(600.0, gt=0)
+    """How often the worker looks for windows of traffic that are whole and not yet compared."""
     trigger_check_seconds: float = Field(30.0, gt=0)
     """How often the worker asks whether there is enough fresh feedback."""
     adapter_ready_timeout_seconds: float = Field(300.0, gt=0)

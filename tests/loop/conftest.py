@@ -41,18 +41,19 @@ def tiny_service(tiny_base: Path, request: pytest.FixtureRequest) -> Iterator[Se
 @pytest.fixture(scope="session")
 def two_versions(tiny_service: Service, tiny_base: Path) -> tuple[Adapter, Adapter]:
     """Two approved versions that are loaded, probed and answer differently."""
-    return asyncio.run(_enter_two(tiny_service, tiny_base))
+    return asyncio.run(enter_two(tiny_service, tiny_base))
 
 
-async def _enter_two(service: Service, base: Path) -> tuple[Adapter, Adapter]:
+async def enter_two(service: Service, base: Path) -> tuple[Adapter, Adapter]:
     async with service.database() as database:
-        first, second = [await _enter(database, service, base, seed) for seed in (11, 12)]
+        first, second = [await enter(database, service, base, seed) for seed in (11, 12)]
         for adapter in (first, second):
-            await _wait_until_ready(database, adapter)
+            await wait_until_ready(database, adapter)
     return first, second
 
 
-async def _enter(database: Database, service: Service, base: Path, seed: int) -> Adapter:
+async def enter(database: Database, service: Service, base: Path, seed: int) -> Adapter:
+    """Publish an approved version that answers as its seed says."""
     async with database.begin() as connection:
         adapter_id, version = await adapters.reserve(connection, PROJECT, "support")
         path = build_adapter(base, service.state_dir / "adapters" / adapter_id, seed=seed)
@@ -73,7 +74,8 @@ async def _enter(database: Database, service: Service, base: Path, seed: int) ->
         return await adapters.move(connection, adapter, "approve", by="test")
 
 
-async def _wait_until_ready(database: Database, adapter: Adapter) -> None:
+async def wait_until_ready(database: Database, adapter: Adapter) -> None:
+    """Block until an engine holds it with its probe passed."""
     standing: object = None
     for _ in range(300):
         async with database.begin() as connection:
