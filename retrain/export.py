@@ -12,6 +12,7 @@ written over. Weights leave as safetensors only. A merged model is as large as i
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -125,6 +126,7 @@ def _mlmodel(adapter: Adapter, model: str, tokenizer: str) -> dict[str, Any]:
             "python_function": {
                 "loader_module": "mlflow.transformers",
                 "model_binary": "model",
+                "python_version": platform.python_version(),
                 "env": {"virtualenv": "requirements.txt"},
             },
             "transformers": {

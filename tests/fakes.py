@@ -86,7 +86,7 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     first, *lines = head.decode().rstrip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Asked(first.split(" ")[1], headers, orjson.loads(body), writer)
+    return Asked(first.split(" ")[1], headers, orjson.loads(body or b"{}"), writer)
 
 
 # What an engine may do.
@@ -107,6 +107,26 @@ def answer_well(
             send_chunk(asked, event)
             await asyncio.sleep(gap_seconds)
         send_chunk(asked, b"data: [DONE]\n\n")
+        end_stream(asked)
+
+    return behave
+
+
+def answer_foreign(*events: bytes, whole: dict[str, Any]) -> Behaviour:
+    """Answer through another API than chat: `whole`, or these events; `%ID` and `%MODEL` are filled in."""
+
+    def filled(asked: Asked, data: bytes) -> bytes:
+        named = asked.body.get("request_id") or f"chatcmpl-{asked.hex_id}"
+        return data.replace(b"%ID", named.encode()).replace(b"%MODEL", asked.body["model"].encode())
+
+    async def behave(asked: Asked) -> None:
+        if not asked.body.get("stream"):
+            send_json(asked, 200, orjson.loads(filled(asked, orjson.dumps(whole))))
+            return
+        start_stream(asked)
+        for event in events:
+            send_chunk(asked, filled(asked, event))
+            await asyncio.sleep(0)
         end_stream(asked)
 
     return behave

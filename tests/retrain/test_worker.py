@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from feedback import adapters, audit, engines, runs
 from feedback.adapters import Adapter
 from feedback.database import Database
+from feedback.errors import Conflict
 from feedback.runs import Run
+from retrain.plan import make_plan, queue
 from retrain.settings import RetrainSettings
+from retrain.train import log_file
 from retrain.worker import Worker
 from tests.builders import PROJECT
 from tests.fakes import answer_evaluations, fake_engine, refuse
@@ -205,3 +209,50 @@ async def test_a_worker_that_is_stopped_stops_its_training_at_a_checkpoint_witho
     assert ended.status == "cancelled"
     async with database.begin() as connection:
         assert [one.version for one in await adapters.of_model(connection, PROJECT, MODEL)] == [0]
+
+
+@pytest.mark.slow
+async def test_a_run_pauses_at_a_checkpoint_keeps_its_place_and_goes_on_when_resumed(
+    database: Database, state_dir: Path, tiny_model: Path
+) -> None:
+    recipe = {"learning_rate": 0.003, "epochs": 40.0, "batch_size": 4, "rank": 4, "alpha": 8}
+    async with database.begin() as connection:
+        run = await queued_run(connection, tiny_model, policy=small_policy(recipe=recipe))
+    worker = Worker(database, state_dir, SETTINGS)
+    await tick_until(worker, lambda run: run.progress.get("step", 0) > 2, run.run_id)
+    async with database.begin() as connection:
+        await runs.request_pause(connection, PROJECT, run.run_id, by="ada")
+    paused = await tick_until(worker, lambda run: run.status == "paused", run.run_id)
+    assert paused.attempts == 0 and worker.child is None
+    async with database.begin() as connection:
+        with pytest.raises(Conflict, match="which is 'paused'"):
+            await queue(connection, await make_plan(connection, PROJECT, MODEL), by="ada")
+        await runs.resume(connection, PROJECT, run.run_id, by="ada")
+    await tick_until(worker, lambda run: run.phase == "evaluating", run.run_id)
+    await worker.close()
+    log = log_file(state_dir, run.run_id)
+    assert log.exists() and not (log.parent / "checkpoints").exists()
+    async with database.begin() as connection:
+        messages = [event.message for event in await runs.events(connection, run.run_id)]
+    assert any(message.startswith("Training needs about") for message in messages)
+    assert any(message.startswith("Paused.") for message in messages)
+    assert any("held-out rows" in message for message in messages)
+
+
+async def test_a_run_outside_its_window_says_so_once_and_does_not_start(
+    database: Database, state_dir: Path
+) -> None:
+    now = datetime.now(UTC)
+    window = f"{(now + timedelta(hours=2)):%H:00}-{(now + timedelta(hours=3)):%H:00}"
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny", policy=small_policy(windows=(window,)))
+    worker = Worker(database, state_dir, SETTINGS)
+    for _ in range(3):
+        await worker.tick()
+        worker.not_before.clear()
+    async with database.begin() as connection:
+        waits = [event.message for event in await runs.events(connection, run.run_id)]
+        assert (await runs.by_id(connection, run.run_id)).attempts == 0
+    assert [message for message in waits if message.startswith("Waits:")] == [
+        f"Waits: it trains only between {window} UTC."
+    ]
