@@ -20,6 +20,7 @@ from deploy.postgres import EmbeddedPostgres
 from deploy.process import Service
 from deploy.settings import Settings
 from feedback.errors import HoneError
+from monitoring.settings import MonitoringSettings
 
 _PROBE_SECONDS = 2.0
 
@@ -34,14 +35,18 @@ class Addresses:
     engine_urls: tuple[str, ...]
     local_engine: bool
     """Whether `hone up` runs the engine itself."""
+    console_host: str = "127.0.0.1"
+    console_port: int = 8002
 
     @property
     def gateway_url(self) -> str:
         """Base URL for a client on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.gateway_host, self.gateway_host)
-        return (
-            f"http://{host if host.startswith('[') or ':' not in host else f'[{host}]'}:{self.gateway_port}"
-        )
+        return _local_url(self.gateway_host, self.gateway_port)
+
+    @property
+    def console_url(self) -> str:
+        """Where an operator on this machine points the browser."""
+        return _local_url(self.console_host, self.console_port)
 
     def environment(self, state_dir: Path) -> dict[str, str]:
         """The same decisions as settings of the parts."""
@@ -49,13 +54,15 @@ class Addresses:
             "HONE_STATE_DIR": str(state_dir),
             "HONE_GATEWAY_HOST": self.gateway_host,
             "HONE_GATEWAY_PORT": str(self.gateway_port),
+            "HONE_CONSOLE_HOST": self.console_host,
+            "HONE_CONSOLE_PORT": str(self.console_port),
             "HONE_ENGINE_PORT": str(self.engine_port),
             "HONE_ENGINE_URLS": json.dumps(self.engine_urls),
         }
 
 
 def choose_addresses(settings: Settings) -> Addresses:
-    """Settle on ports; an engine port that nobody asked for may give way to a free one.
+    """Settle on ports; an engine or console port that nobody asked for may give way to a free one.
 
     Raises:
         HoneError: a port that was asked for is taken.
@@ -77,7 +84,27 @@ def choose_addresses(settings: Settings) -> Addresses:
             )
         engine_port = _free_port(serving.engine_host)
     urls = serving.engine_urls or (f"http://{serving.engine_host}:{engine_port}",)
-    return Addresses(serving.gateway_host, gateway_port, engine_port, urls, local_engine)
+    console_host, console_port = settings.monitoring.console_host, _console_port(settings.monitoring)
+    return Addresses(
+        serving.gateway_host, gateway_port, engine_port, urls, local_engine, console_host, console_port
+    )
+
+
+def _console_port(monitoring: MonitoringSettings) -> int:
+    host, port = monitoring.console_host, monitoring.console_port
+    if port and is_free(host, port):
+        return port
+    if port and "console_port" in monitoring.model_fields_set:
+        raise HoneError(
+            f"The console cannot listen on {host}:{port}: another program uses it. "
+            "Stop that program, or change HONE_CONSOLE_PORT."
+        )
+    return _free_port(host)
+
+
+def _local_url(host: str, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{host if host.startswith('[') or ':' not in host else f'[{host}]'}:{port}"
 
 
 def postgres_service(postgres: EmbeddedPostgres) -> Service:
@@ -119,6 +146,17 @@ def gateway_service(settings: Settings, environment: Mapping[str, str], url: str
         start_seconds=120,
         hung_seconds=settings.deploy.gateway_hung_seconds,
         stop_seconds=settings.serving.gateway_drain_seconds + 10,
+    )
+
+
+def console_service(environment: Mapping[str, str], url: str) -> Service:
+    """The operators' pages. Ready means that a person can sign in."""
+    return Service(
+        "console",
+        _hone("console", environment),
+        _answers(f"{url}/sign-in"),
+        start_seconds=120,
+        stop_seconds=15,
     )
 
 

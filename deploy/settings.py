@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from feedback.settings import FeedbackSettings, HoneSettings
+from monitoring.settings import MonitoringSettings
 from retrain.settings import RetrainSettings
 from serving.settings import ServingSettings
 
@@ -39,6 +40,7 @@ class Settings:
     """The settings of every package, resolved together."""
 
     feedback: FeedbackSettings
+    monitoring: MonitoringSettings
     serving: ServingSettings
     retrain: RetrainSettings
     deploy: DeploySettings
@@ -56,6 +58,7 @@ class Settings:
 
         return cls(
             feedback=FeedbackSettings.load(**own(FeedbackSettings)),
+            monitoring=MonitoringSettings.load(**own(MonitoringSettings)),
             serving=ServingSettings.load(**own(ServingSettings)),
             retrain=RetrainSettings.load(**own(RetrainSettings)),
             deploy=DeploySettings.load(**own(DeploySettings)),
@@ -64,6 +67,7 @@ class Settings:
 
 CLASSES: tuple[type[HoneSettings], ...] = (
     FeedbackSettings,
+    MonitoringSettings,
     ServingSettings,
     RetrainSettings,
     DeploySettings,

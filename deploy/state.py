@@ -16,7 +16,7 @@ from deploy.files import write_private
 from deploy.process import end_leftover
 from feedback.errors import HoneError
 
-PARTS = ("gateway", "worker", "engine", "postgres")
+PARTS = ("gateway", "worker", "console", "engine", "postgres")
 """What `hone up` runs, in the order in which it stops."""
 
 
@@ -81,6 +81,7 @@ class Running:
     gateway_url: str
     engine_urls: tuple[str, ...]
     base_model: str
+    console_url: str | None = None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """`hone up`: the whole service of one machine, from nothing to answering, and then kept that way.
 
 Promises: each step shows that it is alive; a part that dies is started again, and one line says so; Ctrl-C or SIGTERM
-stops the gateway first (answers under way finish), then the worker, the engine and the database; a second Ctrl-C does
+stops the gateway first (answers under way finish), then worker, console, engine and database; a second Ctrl-C does
 not wait; after `kill -9` the next start ends what was left. A state directory has one `hone up` at a time.
 
 Refuses: to be the only way. Each part is a command of its own, and with HONE_DATABASE_URL and HONE_ENGINE_URLS set
@@ -106,7 +106,9 @@ class _Up:
             await self._parts(steps, addresses, base_model)
             answering = await self._first_answer(steps, addresses)
         seconds = time.monotonic() - began
-        running = state.Running(addresses.gateway_url, addresses.engine_urls, base_model)
+        running = state.Running(
+            addresses.gateway_url, addresses.engine_urls, base_model, addresses.console_url
+        )
         with state.announced(self.directory, running):
             print(welcome(running, keys, self.directory, seconds), flush=True)
             if not answering:
@@ -138,11 +140,12 @@ class _Up:
         write_private(self.directory / "postgres.url", postgres.url)
 
     async def _parts(self, steps: Steps, addresses: services.Addresses, base_model: str) -> None:
-        """Start engine, gateway and worker side by side; the engine takes by far the longest."""
+        """Start engine, gateway, worker and console side by side; the engine takes by far the longest."""
         environment = addresses.environment(self.directory)
         parts = [
             services.gateway_service(self.settings, environment, addresses.gateway_url),
             services.worker_service(environment),
+            services.console_service(environment, addresses.console_url),
         ]
         if addresses.local_engine:
             environment["HONE_ENGINE_MODEL"] = base_model

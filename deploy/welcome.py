@@ -23,6 +23,8 @@ def welcome(running: Running, keys: Keys, state_dir: Path, seconds: float) -> st
         f"Hone is up after {seconds:.0f} s.",
         "",
         f"  API      {url}/v1    health: {url}/health    metrics: {url}/metrics",
+        *([f"  Console  {running.console_url}    sign in with the key"] if running.console_url else []),
+        f"  Chat     {url}/chat",
         f"  Model    {MODEL}, on {running.base_model}",
         f"  Key      {shown}",
         f"  State    {state_dir}  (logs in logs/; operator.key is for commands on this machine)",

@@ -139,6 +139,11 @@ async def active(connection: AsyncConnection) -> list[Key]:
     return [Key(**row._mapping) for row in await connection.execute(query)]
 
 
+async def working(connection: AsyncConnection, key_id: str) -> Key | None:
+    """The key of this id, if it works now."""
+    return next((key for key in await active(connection) if key.key_id == key_id), None)
+
+
 async def service_secret(connection: AsyncConnection, name: str) -> bytes:
     """A secret of 32 bytes that all processes share, made on first use (`feedback_token`, `pseudonym`)."""
     await connection.execute(insert(secrets).values(name=name, value=os.urandom(32)).on_conflict_do_nothing())

@@ -24,7 +24,7 @@ from feedback.database import Database
 from tests.conftest import open_directory
 from tests.ports import free_port
 
-PARTS = ("postgres", "gateway", "worker")
+PARTS = ("postgres", "gateway", "worker", "console")
 BASE = "a-base-model"
 
 
@@ -172,7 +172,7 @@ def test_ctrl_c_stops_everything_in_order_and_leaves_no_process(state: Path) -> 
         assert len(family) > len(PARTS)
         assert up.end(signal.SIGINT) == 0
         assert not [pid for pid in family if running(pid)]
-        assert re.findall(r"Stopping (\w+): stopped", up.text) == ["gateway", "worker", "postgres"]
+        assert re.findall(r"Stopping (\w+): stopped", up.text) == ["gateway", "worker", "console", "postgres"]
         assert not list((state / "run").iterdir())
         assert "database system is shut down" in (state / "logs" / "postgres.log").read_text()
 

@@ -1,0 +1,169 @@
+"""Decide: everything a person needs to say yes or no, and the buttons that do it.
+
+Each action shows first what will happen, then happens once, with the operator's reason in the audit trail. What may be
+done is what the state allows; a button that somebody else made pointless meanwhile says so.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from feedback import adapters, audit, evaluations, experiments, rollouts, runs, shipping
+from feedback.adapters import Adapter
+from feedback.errors import IllegalMove, NotFound
+from feedback.experiments import CANDIDATE_ARM
+from monitoring.console import charts, comparison, standing
+from monitoring.console.model_pages import made_from
+from monitoring.console.page import Changed, Page, Seen
+
+router = APIRouter(prefix="/decide")
+
+FLIPS_SHOWN = 12
+DECISIONS_SHOWN = 12
+ACTIONS: dict[str, Callable[[Page, str, str], Awaitable[Any]]] = {
+    "approve": lambda page, what, why: shipping.approve(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why
+    ),
+    "reject": lambda page, what, why: shipping.reject(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why
+    ),
+    "canary": lambda page, what, why: shipping.start_canary(
+        page.connection, page.project, what, by=page.visitor.actor
+    ),
+    "promote": lambda page, what, why: shipping.promote(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why
+    ),
+    "abort": lambda page, what, why: shipping.abort(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why or "an operator ended it"
+    ),
+    "pause": lambda page, what, why: shipping.pause(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why or "an operator paused it"
+    ),
+    "resume": lambda page, what, why: shipping.resume(
+        page.connection, page.project, what, by=page.visitor.actor, reason=why
+    ),
+    "rollback": lambda page, what, why: shipping.roll_back(
+        page.connection,
+        page.project,
+        adapters.parse_reference(what)[0],
+        to=what,
+        by=page.visitor.actor,
+        reason=why,
+    ),
+}
+OF_MODEL = ("abort", "pause", "resume")
+"""Actions on the model's running split; the others name a version."""
+
+
+@router.get("")
+async def show(page: Seen) -> Response:
+    """The page."""
+    model, connection = page.model, page.connection
+    if model is None:
+        return page.show("start.html")
+    versions = await standing.versions_of(connection, model)
+    champion = next(one for one in versions if one.state == "champion")
+    experiment = await experiments.of_model(connection, page.project, model.model)
+    waiting = [
+        await _evidence(page, one, detail=number == 0)
+        for number, one in enumerate(standing.waiting(versions))
+    ]
+    told = await audit.entries(connection, page.project)
+    return page.show(
+        "decide.html",
+        champion=champion,
+        names={one.adapter_id: one.name for one in versions},
+        waiting=waiting,
+        canary=None if experiment is None else await _canary(page, experiment),
+        back=_restored(champion, versions),
+        decisions=[one for one in told if _is_decision(one, model.model)][:DECISIONS_SHOWN],
+    )
+
+
+@router.get("/{action}/{what}")
+async def confirm(action: str, what: str, page: Seen) -> Response:
+    """Say what an action will do, and ask."""
+    model = page.required_model()
+    if action not in ACTIONS:
+        raise NotFound(f"There is no action '{action}'; expected one of {', '.join(ACTIONS)}.")
+    connection = page.connection
+    if action in OF_MODEL:
+        split = await rollouts.running_split(connection, page.project, what)
+        version = await adapters.by_id(connection, split.arm(CANDIDATE_ARM).adapter_id)
+    else:
+        version = await adapters.get(connection, page.project, what)
+    champion = await adapters.champion(connection, page.project, version.model)
+    running = await experiments.of_model(connection, page.project, version.model)
+    steps = next(one for one in page.every_model if one.model == version.model).policy.rollout.steps
+    return page.show(
+        "confirm.html",
+        action=action,
+        what=what,
+        version=version,
+        champion=champion,
+        running=running,
+        first_share=steps[0],
+        back_to=model.model,
+    )
+
+
+@router.post("/{action}/{what}")
+async def act(action: str, what: str, page: Changed) -> Response:
+    """Do it."""
+    if action not in ACTIONS:
+        raise NotFound(f"There is no action '{action}'; expected one of {', '.join(ACTIONS)}.")
+    why = page.form.get("reason", "").strip()
+    if action == "reject" and not why:
+        raise IllegalMove(
+            f"Say why {what} is rejected: it cannot be undone, and others will ask. Go back and write it."
+        )
+    await ACTIONS[action](page, what, why)
+    return page.go("/decide", done=action)
+
+
+async def _evidence(page: Page, version: Adapter, *, detail: bool) -> dict[str, Any]:
+    """One version that waits, with what speaks for and against it; `detail`: also the answers to read."""
+    run = await runs.by_id(page.connection, version.run_id) if version.run_id else None
+    compared = await evaluations.of_run(page.connection, run.run_id) if detail and run else []
+    return {
+        "version": version,
+        "run": run,
+        "made_from": await made_from(page, run),
+        "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken")},
+        "compared": compared[:FLIPS_SHOWN],
+        "compared_all": len(compared),
+    }
+
+
+async def _canary(page: Page, experiment: experiments.Experiment) -> dict[str, Any]:
+    model = page.required_model()
+    verdict = experiment.verdict or {}
+    whisker = None
+    if verdict.get("difference") is not None:
+        edge = 1.1 * max(abs(verdict["low"]), abs(verdict["high"]), 0.01)
+        whisker = charts.whisker(verdict["low"], verdict["difference"], verdict["high"], edge=edge)
+    return {
+        "experiment": experiment,
+        "rollout": await rollouts.of(page.connection, experiment.experiment_id),
+        "verdict": verdict,
+        "whisker": whisker,
+        "steps": model.policy.rollout.steps,
+        "sequence": await comparison.over_time(page.connection, experiment, model.policy.rollout),
+    }
+
+
+def _is_decision(entry: audit.AuditEntry, model: str) -> bool:
+    """Whether somebody decided about a version; a champion's retirement is told with what replaced it."""
+    about, what = entry.action.partition(".")[::2]
+    told_elsewhere = what in ("register", "replace", "start")
+    return (
+        entry.subject.partition("@")[0] == model
+        and about in ("adapter", "experiment", "rollout")
+        and not told_elsewhere
+    )
+
+
+def _restored(champion: Adapter, versions: list[Adapter]) -> Adapter | None:
+    """The version that a rollback would put back."""
+    return next((one for one in versions if one.adapter_id == champion.replaces), None)

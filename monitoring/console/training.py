@@ -1,0 +1,113 @@
+"""Training: what the next run waits for, what a plan would do, and each run with its progress, log and end."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select
+
+from feedback import adapters, datasets, run_requests, runs
+from feedback.runs import Run, RunEvent
+from feedback.tuning_tables import run_requests as requests
+from monitoring.console import charts, standing
+from monitoring.console.model_pages import made_from
+from monitoring.console.page import Changed, Page, Seen
+
+router = APIRouter(prefix="/training")
+
+REQUESTS_SHOWN = 3
+EVENTS_SHOWN = 200
+
+
+@router.get("")
+async def listing(page: Seen) -> Response:
+    """What comes next, and the runs so far."""
+    model = page.model
+    if model is None:
+        return page.show("start.html")
+    every = await runs.in_project(page.connection, page.project, model=model.model)
+    versions = await standing.versions_of(page.connection, model)
+    return page.show(
+        "training.html",
+        runs=every,
+        names={one.adapter_id: one for one in versions},
+        next_run=await standing.next_run(page.connection, model),
+        worker=await standing.worker_is_alive(page.connection),
+        requests=await _requests(page, model.model),
+        policy=model.policy.training,
+    )
+
+
+@router.post("/plan")
+async def plan(page: Changed) -> Response:
+    """Ask the worker what the next run would do."""
+    return await _ask(page, "plan", done="plan")
+
+
+@router.post("/now")
+async def train(page: Changed) -> Response:
+    """Ask the worker for a run."""
+    return await _ask(page, "now", done="train")
+
+
+@router.get("/{run_id}")
+async def detail(run_id: str, page: Seen) -> Response:
+    """One run."""
+    run = await runs.get(page.connection, page.project, run_id)
+    events = await runs.events(page.connection, run_id)
+    dataset = await datasets.get(page.connection, run.dataset_id)
+    versions = await adapters.of_model(page.connection, page.project, run.model)
+    return page.show(
+        "run.html",
+        run=run,
+        version=next((one for one in versions if one.adapter_id == run.adapter_id), None),
+        share=progress_share(run),
+        loss=loss_curve(events),
+        events=events[-EVENTS_SHOWN:],
+        made_from=await made_from(page, run),
+        sentences=dataset.selection.get("sentences", []),
+        recipe=[(name.replace("_", " "), value) for name, value in run.recipe.items() if value is not None],
+    )
+
+
+@router.post("/{run_id}/cancel")
+async def cancel(run_id: str, page: Changed) -> Response:
+    """Stop a run."""
+    await runs.request_cancel(page.connection, page.project, run_id, by=page.visitor.actor)
+    return page.go(f"/training/{run_id}", done="cancel")
+
+
+def progress_share(run: Run) -> float | None:
+    """How much of the phase is done, 0 to 1; None where nothing says."""
+    for done, total in (("step", "steps"), ("evaluated", "items")):
+        if isinstance(run.progress.get(done), int) and run.progress.get(total):
+            return min(1.0, float(run.progress[done]) / float(run.progress[total]))
+    return None
+
+
+def loss_curve(events: list[RunEvent]) -> charts.Line | None:
+    """The training loss as the run told it; None before two values."""
+    told = [(one.data["step"], one.data["loss"]) for one in events if {"step", "loss"} <= one.data.keys()]
+    told = [(step, loss) for step, loss in told if isinstance(loss, int | float)]
+    if len(told) < 2:
+        return None
+    losses = [float(loss) for _, loss in told]
+    nothing: list[float | None] = [None] * len(losses)
+    return charts.line(losses, nothing, nothing, [f"step {step}: {loss:.4f}" for step, loss in told])
+
+
+async def _ask(page: Page, kind: str, *, done: str) -> Response:
+    model, method = page.required_model().model, page.form.get("method")
+    await run_requests.create(
+        page.connection, page.project, model, kind, method=method, by=page.visitor.actor
+    )
+    return page.go("/training", done=done)
+
+
+async def _requests(page: Page, model: str) -> list[Any]:
+    query = (
+        select(requests)
+        .where(requests.c.project == page.project, requests.c.model == model)
+        .order_by(requests.c.created_at.desc())
+        .limit(REQUESTS_SHOWN)
+    )
+    return [row._mapping for row in await page.connection.execute(query)]

@@ -1,0 +1,200 @@
+"""How values look in a page: times, shares, numbers, states; and the sentences said after an action.
+
+Pure. A value that is not known is shown as a dash, never as zero.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from markupsafe import Markup, escape
+
+NOT_KNOWN = "\u2013"
+
+DONE = {
+    "approve": "Approved. It gets no traffic until a canary starts.",
+    "reject": "Rejected. It stays out.",
+    "canary": "The canary has started: it answers the first step's share of traffic.",
+    "promote": "Promoted. It answers every new request.",
+    "abort": "The canary is ended. Its traffic is back with the champion.",
+    "rollback": "Rolled back. The earlier champion answers every new request.",
+    "pause": "Paused. The canary keeps its share until you resume.",
+    "resume": "Resumed. The rollout goes on by itself.",
+    "cancel": "The run stops within seconds. The champion is not touched.",
+    "plan": "Asked. The plan appears here in a few seconds, while a worker runs.",
+    "train": "Asked. The run appears here in a few seconds, while a worker runs.",
+    "revoke": "Revoked. The key stops working within seconds.",
+    "policy": "The policy is changed, for every process at once.",
+    "correct": "Kept. It can be trained on from the next run on.",
+    "include": "Included.",
+    "exclude": "Excluded.",
+    "silence": "Silenced.",
+}
+"""What a page says after an action, by the word in its address."""
+
+STATE_TONES = {
+    "champion": "good",
+    "canary": "busy",
+    "candidate": "wait",
+    "approved": "wait",
+    "trained": "busy",
+    "rejected": "bad",
+    "retired": "off",
+    "running": "busy",
+    "queued": "busy",
+    "succeeded": "good",
+    "failed": "bad",
+    "cancelled": "off",
+    "better": "good",
+    "worse": "bad",
+    "inconclusive": "wait",
+    "insufficient_data": "wait",
+    "ok": "good",
+    "error": "bad",
+    "aborted": "off",
+    "ready": "good",
+    "loaded": "busy",
+    "ended": "off",
+    "passed": "good",
+    "fired": "bad",
+    "broken": "bad",
+    "quiet": "good",
+    "firing": "bad",
+    "resolved": "good",
+}
+"""The colour of a state; its word is always written beside it."""
+
+_STEPS = ((60.0, "s"), (3600.0, "min"), (86_400.0, "h"), (float("inf"), "d"))
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """How long ago: `3 min ago`, `in 2 h`."""
+    if moment is None:
+        return NOT_KNOWN
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    words = span(abs(seconds))
+    return f"{words} ago" if seconds >= 0 else f"in {words}"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time in one unit: `40 s`, `3 min`, `2 h`, `5 d`."""
+    if seconds is None:
+        return NOT_KNOWN
+    limit, unit = next((limit, unit) for limit, unit in _STEPS if seconds < limit)
+    size = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}[unit]
+    del limit
+    return f"{seconds / size:.0f} {unit}"
+
+
+def moment(value: datetime | None) -> Markup:
+    """A time as people read it, with the exact one beside it."""
+    if value is None:
+        return Markup(NOT_KNOWN)
+    exact = value.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact.isoformat(), f"{exact:%Y-%m-%d %H:%M:%S} UTC", ago(value)
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """A latency: `12 ms`, `1.20 s`."""
+    if seconds is None:
+        return NOT_KNOWN
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as percent."""
+    return NOT_KNOWN if share is None else f"{share:.{digits}%}"
+
+
+def points(share: float | None) -> str:
+    """A signed difference of shares, in percentage points."""
+    return NOT_KNOWN if share is None else f"{100 * share:+.1f}"
+
+
+def number(value: float | None) -> str:
+    """A count with thin spaces, or a measure with three digits."""
+    if value is None:
+        return NOT_KNOWN
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:.3g}"
+
+
+def words(name: Any) -> str:
+    """A name of the code as words: `win_rate` is `win rate`."""
+    return str(name).replace("_", " ").replace(".", " ")
+
+
+def ticks(text: Any) -> Markup:
+    """A sentence with what stands between backticks as code."""
+    parts = str(text).split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 and number < len(parts) - 1 else escape(part)
+        for number, part in enumerate(parts)
+    )
+
+
+def brief(text: Any, length: int = 90) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(str(text or "").split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def state(name: str) -> Markup:
+    """A state as a badge: colour and word."""
+    return Markup('<span class="badge {}">{}</span>').format(
+        STATE_TONES.get(name, "off"), escape(words(name))
+    )
+
+
+def last_message(request: Any) -> str:
+    """What a recorded request asked, as text: its last message, or its prompt."""
+    if not isinstance(request, dict):
+        return ""
+    messages = request.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        return content(messages[-1].get("content"))
+    return content(request.get("prompt") or request.get("input"))
+
+
+def content(value: Any) -> str:
+    """A message's content as text: text as it is, parts one after the other."""
+    if isinstance(value, list):
+        return "\n".join(content(one.get("text") if isinstance(one, dict) else one) for one in value)
+    return "" if value is None else str(value)
+
+
+def question(columns: dict[str, Any]) -> str:
+    """What a row of a dataset asks: its prompt, or the last thing said before the answer."""
+    prompt = columns.get("prompt") or columns.get("messages")
+    if not isinstance(prompt, list):
+        return content(prompt)
+    asked = [one for one in prompt if isinstance(one, dict) and one.get("role") == "user"]
+    return content((asked or prompt)[-1].get("content")) if prompt else ""
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "ago": ago,
+    "span": span,
+    "moment": moment,
+    "duration": duration,
+    "percent": percent,
+    "points": points,
+    "number": number,
+    "words": words,
+    "brief": brief,
+    "ticks": ticks,
+    "state": state,
+    "last_message": last_message,
+    "content": content,
+    "question": question,
+    "pretty": pretty,
+}

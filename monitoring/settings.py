@@ -1,0 +1,28 @@
+"""Settings of the console."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from feedback.settings import HoneSettings
+
+
+class MonitoringSettings(HoneSettings):
+    """How operators reach the console."""
+
+    table: ClassVar[str] = "monitoring"
+
+    console_host: str = "127.0.0.1"
+    """Address the console listens on. Past this machine, put a proxy with TLS in front and set `console_behind_tls`."""
+
+    console_port: int = Field(8002, ge=0, le=65535)
+    """Port the console listens on; 0 takes a free one."""
+
+    console_session_hours: float = Field(12.0, gt=0)
+    """How long a person stays signed in, in hours. Revoking the key ends it at once."""
+
+    console_behind_tls: bool = False
+    """Whether browsers reach the console over HTTPS: the session cookie is then never sent without it."""
+
+    console_live_seconds: float = Field(2.0, ge=0.2)
+    """How often an open page looks for something new in the record, in seconds."""
