@@ -84,7 +84,16 @@ class Commands(LazyGroup):
         "adapter": Mounted(
             "retrain.adapter_cli:app", "Show, compare, export and import adapter versions.", RECORD
         ),
-        "dataset": Mounted("feedback.cli:app", "List and export frozen datasets.", RECORD),
+        "dataset": Mounted(
+            "feedback.dataset_cli:app",
+            "List, show and export frozen datasets, and keep the golden set.",
+            RECORD,
+        ),
+        "review": Mounted(
+            "feedback.dataset_cli:app",
+            "Decide what is trained on: list, approve, include, exclude, correct.",
+            RECORD,
+        ),
         "experiment": Mounted(
             "feedback.cli:app", "List and show traffic splits with their verdicts.", RECORD
         ),
@@ -152,6 +161,26 @@ def config(
     from deploy.config import main as show
 
     raise typer.Exit(show(as_json=as_json))
+
+
+@app.command(rich_help_panel=RUN)
+def backup(
+    target: Annotated[Path, typer.Argument(help="File to write, such as hone-backup.tar.gz.")],
+) -> None:
+    """Write the record, the adapters and uploaded files to one file. The service may go on running."""
+    from deploy.backup import make
+
+    raise typer.Exit(make(target))
+
+
+@app.command(rich_help_panel=RUN)
+def restore(
+    source: Annotated[Path, typer.Argument(help="A file that `hone backup` wrote.", exists=True)],
+) -> None:
+    """Put a backup into an empty state directory and an empty database. Changes nothing that is there."""
+    from deploy.backup import restore as put_back
+
+    raise typer.Exit(put_back(source))
 
 
 def main() -> None:

