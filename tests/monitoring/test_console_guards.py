@@ -1,0 +1,278 @@
+"""What the console refuses: strangers, forged forms, roles past their limits, and texts that would be markup."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from playwright.async_api import Browser
+
+from feedback import adapters, keys
+from feedback.database import Database
+from monitoring.console import charts, view
+from monitoring.console.settings_pages import read_value
+from tests.builders import PROJECT
+from tests.injection import CORPUS, MARK
+from tests.monitoring.consoles import RunningConsole, a_history, running_console
+
+PAGES = (
+    "/",
+    "/decide",
+    "/model",
+    "/model/support@1",
+    "/feedback",
+    "/training",
+    "/settings",
+    "/settings/audit",
+    "/live",
+)
+ACTIONS = (
+    "/decide/approve/support@2",
+    "/decide/promote/support@2",
+    "/decide/rollback/support@0",
+    "/training/now",
+    "/settings/keys",
+    "/settings/policy",
+    "/sign-out",
+)
+
+
+@pytest.fixture
+async def console(database: Database, database_url: str) -> AsyncIterator[RunningConsole]:
+    await a_history(database, people=4)
+    async with running_console(database, database_url) as console:
+        yield console
+
+
+@asynccontextmanager
+async def signed_in(console: RunningConsole, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with a session, and the session's token in `csrf`."""
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.post("/sign-in", data={"key": key})
+        assert answer.status_code == 303, answer.text
+        yield client
+
+
+async def token(client: httpx.AsyncClient) -> str:
+    page = (await client.get("/settings")).text
+    return page.split('name="csrf" value="')[1].split('"')[0]
+
+
+async def test_a_stranger_sees_nothing_and_is_asked_for_a_key(console: RunningConsole) -> None:
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        for path in PAGES:
+            answer = await client.get(path)
+            assert (answer.status_code, answer.headers["location"].split("?")[0]) == (303, "/sign-in"), path
+            assert "support" not in answer.text
+        for path in ACTIONS:
+            answer = await client.post(path, data={"csrf": "x", "reason": "x"})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in"), path
+
+
+@pytest.mark.parametrize("key", ["", "hk_wrong", "hk_"])
+async def test_a_key_that_does_not_work_opens_nothing(console: RunningConsole, key: str) -> None:
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.post("/sign-in", data={"key": key})
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    assert "hone key create --role operator" in answer.text
+
+
+async def test_a_key_of_an_application_cannot_sign_in(console: RunningConsole, database: Database) -> None:
+    async with database.begin() as connection:
+        _, key = await keys.create(connection, role="app", name="shop", by="test")
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.post("/sign-in", data={"key": key})
+    assert answer.status_code == 401
+    assert "role &#39;app&#39;" in answer.text
+
+
+async def test_the_cookie_is_for_this_console_only_and_never_holds_the_key(console: RunningConsole) -> None:
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.post("/sign-in", data={"key": console.operator})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
+    assert console.operator not in cookie
+
+
+async def test_behind_tls_the_cookie_never_travels_without_it(database: Database, database_url: str) -> None:
+    async with (
+        running_console(database, database_url, console_behind_tls=True) as console,
+        httpx.AsyncClient(base_url=console.url) as client,
+    ):
+        cookie = (await client.post("/sign-in", data={"key": console.operator})).headers["set-cookie"]
+    assert cookie.startswith("__Host-") and "Secure" in cookie
+
+
+@pytest.mark.parametrize("path", ACTIONS)
+async def test_a_form_that_no_page_of_the_session_made_changes_nothing(
+    console: RunningConsole, database: Database, path: str
+) -> None:
+    async with signed_in(console, console.admin) as client, signed_in(console, console.operator) as other:
+        foreign = await token(other)
+        for forged in ({}, {"csrf": ""}, {"csrf": foreign}, {"csrf": "é"}):
+            answer = await client.post(path, data={"reason": "x", **forged})
+            assert answer.status_code == 403, (path, forged)
+        assert (await client.get("/")).status_code == 200
+    async with database.begin() as connection:
+        assert (await adapters.get(connection, PROJECT, "support@2")).state == "candidate"
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "x.y", "a|b|c.d", "é.é", "." * 500])
+async def test_a_forged_cookie_is_no_session(console: RunningConsole, cookie: str) -> None:
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.get("/", headers={"cookie": f"hone_console={cookie}".encode()})
+    assert answer.headers["location"] == "/sign-in"
+
+
+async def test_revoking_a_key_ends_its_sessions_at_once(console: RunningConsole, database: Database) -> None:
+    async with signed_in(console, console.operator) as client:
+        assert (await client.get("/")).status_code == 200
+        async with database.begin() as connection:
+            held = next(one for one in await keys.in_project(connection, PROJECT) if one.role == "operator")
+            await keys.revoke(connection, PROJECT, held.key_id, by="test")
+        assert (await client.get("/")).status_code == 303
+
+
+async def test_only_an_administrator_makes_and_revokes_keys(
+    console: RunningConsole, database: Database
+) -> None:
+    async with signed_in(console, console.operator) as operator:
+        csrf = await token(operator)
+        page = (await operator.get("/settings")).text
+        assert "Make a key" not in page
+        made = await operator.post("/settings/keys", data={"csrf": csrf, "name": "mine", "role": "admin"})
+        assert made.status_code == 403
+    async with signed_in(console, console.admin) as admin:
+        csrf = await token(admin)
+        made = await admin.post(
+            "/settings/keys", data={"csrf": csrf, "name": "shop", "role": "app", "days": "30"}
+        )
+        assert made.status_code == 200 and "hk_" in made.text
+    async with database.begin() as connection:
+        shop = [one for one in await keys.in_project(connection, PROJECT) if one.name == "shop"]
+    assert [one.role for one in shop] == ["app"]
+    assert shop[0].expires_at is not None
+
+
+async def test_a_policy_is_changed_with_the_checks_that_hold_everywhere(console: RunningConsole) -> None:
+    async with signed_in(console, console.operator) as client:
+        csrf = await token(client)
+        form = {"csrf": csrf, "model": "support", "field": "training.fresh_feedback_min", "value": "50"}
+        assert (await client.post("/settings/policy", data=form)).status_code == 303
+        assert "of 50 for the next run" in (await client.get("/?model=support")).text
+        wrong = await client.post("/settings/policy", data=form | {"value": "none"})
+        assert wrong.status_code == 400
+        assert "training.fresh_feedback_min" in wrong.text
+        unknown = await client.post("/settings/policy", data=form | {"field": "no.such"})
+        assert unknown.status_code == 400
+
+
+async def test_another_project_is_not_there(console: RunningConsole, database: Database) -> None:
+    async with database.begin() as connection:
+        _, key = await keys.create(connection, role="admin", name="other", project="other", by="test")
+    async with signed_in(console, key) as client:
+        assert "This project has no model" in (await client.get("/?model=support")).text
+        assert (await client.get("/model/support@1")).status_code == 404
+        csrf = (await client.get("/settings")).text.split('name="csrf" value="')[1].split('"')[0]
+        answer = await client.post("/decide/approve/support@2", data={"csrf": csrf})
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("target", ["//192.0.2.1/", "https://192.0.2.1/", "/\\192.0.2.1", "javascript:1"])
+async def test_signing_in_leads_nowhere_else(console: RunningConsole, target: str) -> None:
+    async with httpx.AsyncClient(base_url=console.url) as client:
+        answer = await client.post("/sign-in", data={"key": console.operator, "next": target})
+    assert answer.headers["location"] == "/"
+
+
+async def test_every_answer_forbids_inline_scripts_frames_and_caches(console: RunningConsole) -> None:
+    async with signed_in(console, console.operator) as client:
+        for path in ("/", "/sign-in", "/no-such-page", "/model/support@99"):
+            headers = (await client.get(path)).headers
+            policy = headers["content-security-policy"]
+            assert (
+                "unsafe" not in policy
+                and "default-src 'none'" in policy
+                and "frame-ancestors 'none'" in policy
+            )
+            assert headers["cache-control"] == "no-store"
+            assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("/model/support@99", 404, "has no adapter"),
+        ("/model/nonsense", 400, "does not name an adapter version"),
+        ("/decide/explode/support@2", 404, "There is no action"),
+        ("/feedback?rating=sideways", 400, "expected one of"),
+        ("/feedback?version=x", 400, "expected a number"),
+        ("/feedback?before=yesterday", 404, "expected a time"),
+        ("/feedback/chatcmpl-none", 404, "has no completion"),
+        ("/training/run-none", 404, "has no run"),
+        ("/nothing", 404, "There is no such page"),
+    ],
+)
+async def test_a_wrong_address_says_what_was_expected(
+    console: RunningConsole, path: str, status: int, says: str
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        answer = await client.get(path)
+    assert answer.status_code == status
+    assert says in answer.text
+
+
+async def test_what_people_and_models_write_executes_nothing(
+    browser: Browser, database: Database, database_url: str
+) -> None:
+    words = "\n".join(CORPUS)
+    await a_history(database, words=words, people=4)
+    async with database.begin() as connection:
+        await keys.create(connection, role="app", name=words, by="test")
+    async with running_console(database, database_url) as console:
+        watched = await console.sign_in(browser, key=console.admin)
+        page = watched.page
+        for path in (*PAGES[:-1], "/model/support@2", "/decide/approve/support@2"):
+            await console.open(page, path)
+            assert await page.evaluate(f"window.{MARK}") is None, path
+        await console.open(page, "/feedback")
+        await page.locator("tbody a").first.click()
+        await page.get_by_role("heading", name="Why this answer").wait_for()
+        assert CORPUS[0] in await page.locator("main").inner_text()
+        await console.open(page, "/training")
+        await page.locator("tbody a").first.click()
+        await page.get_by_role("heading", name="What it did").wait_for()
+        assert await page.evaluate(f"window.{MARK}") is None
+        assert await page.locator("main :is(script, iframe, meta, base, style)").count() == 0
+    assert watched.dialogs == []
+    assert watched.errors == []
+    assert all(one.url.startswith((console.url, "data:")) for one in watched.requests)
+
+
+def test_an_interval_of_few_votes_is_wide_and_never_leaves_the_scale() -> None:
+    assert charts.wilson(0, 0) is None
+    assert charts.wilson(5, 5) == pytest.approx((0.5655, 1.0), abs=1e-3)
+    assert charts.wilson(0, 5) == pytest.approx((0.0, 0.4345), abs=1e-3)
+
+
+def test_a_line_has_a_gap_where_nothing_is_known() -> None:
+    line = charts.line([1.0, None, 2.0, 3.0], [None] * 4, [None] * 4, ["a", "b", "c", "d"])
+    assert line.path.count("M") == 2
+    assert [name for _, _, name in line.dots] == ["a", "c", "d"]
+    assert line.band == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("0.5", 0.5), ("operator", "operator"), ("[0.1, 0.5]", [0.1, 0.5]), ("true", True)]
+)
+def test_a_value_is_read_as_json_or_as_a_word(typed: str, value: object) -> None:
+    assert read_value(typed) == value
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(4, "4 s"), (180, "3 min"), (7200, "2 h"), (200_000, "2 d"), (None, view.NOT_KNOWN)],
+)
+def test_a_length_of_time_has_one_unit(seconds: float | None, shown: str) -> None:
+    assert view.span(seconds) == shown
