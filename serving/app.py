@@ -26,7 +26,7 @@ from monitoring.metrics import CONTENT_TYPE, render
 from serving.admin import admin_router
 from serving.admin_runs import admin_runs_router
 from serving.admin_watch import admin_watch_router
-from serving.asked import CHAT, TEXT
+from serving.endpoints import ENDPOINTS
 from serving.errors import ApiError, Headers
 from serving.exchange import AsgiRoute
 from serving.fast_lane import SWITCH, Relayed
@@ -62,7 +62,7 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
             await gateway.stop()
 
     app = FastAPI(title="Hone", lifespan=lifespan, docs_url=None, redoc_url=None)
-    for path in (CHAT, TEXT):
+    for path in ENDPOINTS:
         relayed = AsgiRoute(lambda: app.state.gateway.relayed, settings.request_bytes_max)
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
     app.add_middleware(

@@ -11,14 +11,12 @@ import orjson
 
 from feedback.ids import RATER_ID_LENGTH_MAX, new_hex, pseudonym
 from serving.auth import Caller
+from serving.endpoints import ENDPOINTS, MESSAGES, RESPONSES, Endpoint
 from serving.errors import ApiError, bad_request
 from serving.exchange import Request
 
-CHAT = b"/v1/chat/completions"
-TEXT = b"/v1/completions"
-QUESTION = {CHAT: "messages", TEXT: "prompt"}
-CHANGED = ("model", "return_token_ids", "stream_options")
-ID_PREFIX = {CHAT: "chatcmpl", TEXT: "cmpl"}
+KEPT_BY_NOBODY = ("previous_response_id", "conversation", "background", "prompt")
+"""Fields of the Responses API that ask the engine to remember: it would not know whose memories they are."""
 
 METADATA_PAIRS_MAX = 16
 METADATA_KEY_MAX = 64
@@ -34,7 +32,7 @@ class Asked:
     sent them; `rest` is everything else but the rater's id.
     """
 
-    path: bytes
+    endpoint: Endpoint
     hex_id: str
     completion_id: str
     model: str
@@ -55,10 +53,14 @@ class Asked:
         return self.rater or self.session or self.completion_id
 
     def body_for(self, served_name: str) -> bytes:
-        """The body as the engine gets it: its own name for the version; token ids and usage always."""
-        fields = {**self.own, "model": served_name, "return_token_ids": True}
-        if self.stream and not self.wants_usage:
-            fields["stream_options"] = {"include_usage": True}
+        """The body as the engine gets it: its own name for the version; token ids and usage where there are any."""
+        fields = {**self.own, "model": served_name}
+        if self.endpoint.tokens:
+            fields["return_token_ids"] = True
+            if self.stream and not self.wants_usage:
+                fields["stream_options"] = {"include_usage": True}
+        elif self.endpoint is RESPONSES:
+            fields["request_id"], fields["store"] = self.completion_id, False
         return _joined(fields, self.rest)
 
     def body_as_asked(self) -> bytes:
@@ -72,33 +74,35 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
     Raises:
         ApiError: 400; the message names the field, its value and what was expected.
     """
-    fields, headers = _parse(request.body), request.headers
+    fields, headers, endpoint = _parse(request.body), request.headers, ENDPOINTS[request.path]
     model, stream = fields.get("model"), fields.get("stream")
     if not isinstance(model, str) or not model:
         raise _unexpected("model", model, "the name of a model, such as 'support'; GET /v1/models lists them")
     if stream is not None and not isinstance(stream, bool):
         raise _unexpected("stream", stream, "true or false")
-    question = QUESTION[request.path]
-    if not fields.get(question):
-        raise _unexpected(question, fields.get(question), "the conversation so far, not empty")
+    if not fields.get(endpoint.question):
+        raise _unexpected(endpoint.question, fields.get(endpoint.question), "what is asked, not empty")
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _unexpected("stream_options", options, "an object")
-    _check_metadata(fields.get("metadata"))
+    check_metadata(fields.get("metadata"))
     _refuse_prompt_log_probabilities(fields)
-    rater = _take_rater(fields, headers, caller, secret)
-    own = {name: fields.pop(name) for name in CHANGED if name in fields}
+    if endpoint is RESPONSES:
+        _refuse_memory(fields)
+    rater = _take_rater(endpoint, fields, headers, caller, secret)
+    consent = _consent(fields.get("store"))
+    own = {name: fields.pop(name) for name in endpoint.changed if name in fields}
     hex_id = new_hex()
     return Asked(
-        path=request.path,
+        endpoint=endpoint,
         hex_id=hex_id,
-        completion_id=f"{ID_PREFIX[request.path]}-{hex_id}",
+        completion_id=f"{endpoint.id_prefix}-{hex_id}",
         model=model,
-        stream=stream is True,
+        stream=stream is True and endpoint.streams,
         own=own,
         rest=orjson.dumps(fields),
         metadata=fields.get("metadata"),
-        consent=_consent(fields.get("store")),
+        consent=consent,
         rater=rater,
         session=_session(headers.get(b"x-hone-session-id")),
         traceparent=headers.get(b"traceparent"),
@@ -123,9 +127,11 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _take_rater(
-    fields: dict[str, Any], headers: dict[bytes, bytes], caller: Caller, secret: bytes
+    endpoint: Endpoint, fields: dict[str, Any], headers: dict[bytes, bytes], caller: Caller, secret: bytes
 ) -> str | None:
     new, old = fields.pop("safety_identifier", None), fields.pop("user", None)
+    if endpoint is MESSAGES and old is None and fields.get("metadata"):
+        old = fields["metadata"].pop("user_id", None)
     header = headers.get(b"x-hone-rater-id")
     rater = new if new is not None else old if old is not None else header and header.decode("latin-1")
     if not rater:
@@ -153,7 +159,12 @@ def _consent(store: Any) -> bool | None:
     return store
 
 
-def _check_metadata(metadata: Any) -> None:
+def check_metadata(metadata: Any) -> None:
+    """Refuse metadata that is not OpenAI's: 16 pairs of text.
+
+    Raises:
+        ApiError: 400; the message names the pair and what was expected.
+    """
     if metadata is None:
         return
     if not isinstance(metadata, dict):
@@ -172,6 +183,17 @@ def _check_metadata(metadata: Any) -> None:
         if not isinstance(value, str) or len(value) > METADATA_VALUE_MAX:
             raise _unexpected(
                 f"metadata.{key}", value, f"a string of at most {METADATA_VALUE_MAX} characters"
+            )
+
+
+def _refuse_memory(fields: dict[str, Any]) -> None:
+    for name in KEPT_BY_NOBODY:
+        if fields.get(name):
+            raise bad_request(
+                f"'{name}' is {fields[name]!r:.80}. Leave it out and send the whole conversation as 'input': nothing "
+                "is remembered between two responses.",
+                param=name,
+                code="unsupported_parameter",
             )
 
 

@@ -1,4 +1,4 @@
-"""Who is calling: `Authorization: Bearer hk_...` becomes a `Caller`, without a database.
+"""Who is calling: `Authorization: Bearer hk_...`, or `x-api-key: hk_...`, becomes a `Caller`, without a database.
 
 Keys are known by their SHA-256 only, so finding one is a look-up of a digest in a mapping: the work does not depend
 on how much of a guess was right. What a role may do is decided where it is done, not here.
@@ -21,6 +21,12 @@ class Caller:
     project: str
     role: str
     requests_per_minute: int | None = None
+
+
+def credentials(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """What a request proves itself with; Anthropic's SDK sends its key as `x-api-key`."""
+    key = headers.get(b"x-api-key")
+    return SCHEME + key if key and b"authorization" not in headers else headers.get(b"authorization")
 
 
 def identify(authorization: bytes | None, keys: Mapping[bytes, Caller]) -> Caller:

@@ -13,17 +13,20 @@ from collections.abc import Callable, Collection
 from feedback.tokens import sign
 from monitoring.metrics import RequestMetrics
 from serving.asked import Asked, read_asked
-from serving.auth import Caller, identify
+from serving.auth import Caller, credentials, identify
 from serving.engines import Connection, Engine, EngineError, EngineSilent, EngineUnreachable
 from serving.errors import JSON, ApiError, Headers, engine_failed, engine_refused, not_ready
 from serving.exchange import Reply, Request
 from serving.limits import RateLimits
 from serving.recorder import Recorder, Recording
-from serving.routing import Route, RoutingTable, choose_route
-from serving.streaming import DONE, Rewriter, says_error, was_abandoned
+from serving.routing import NobodyHolds, Route, RoutingTable, choose_route
+from serving.streaming import Rewriter, says_error, was_abandoned
 
 REST_SECONDS = 2.0
 """How long a replica that failed is passed over while another can answer."""
+
+NOWHERE = ""
+"""The engine of a completion that found none."""
 
 EVENTS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -71,13 +74,13 @@ class Completions:
     async def create(self, request: Request, reply: Reply) -> None:
         """Answer one request; the whole path is on this screen."""
         try:
-            caller = identify(request.headers.get(b"authorization"), self.table.keys)
+            caller = identify(credentials(request.headers), self.table.keys)
             allowance = self.limits.take(caller)
             asked = read_asked(request, caller, self._pseudonym_secret)
             recording, answer = await self._ask(asked, caller, request.arrived)
             recording.allowance = allowance
         except ApiError as error:
-            await reply.whole(error.status, [*error.headers, JSON], error.body())
+            await reply.whole(error.status, [*error.headers, JSON], error.body(request.path))
             return
         relay = self._relay_stream if asked.stream else self._relay_whole
         try:
@@ -96,14 +99,11 @@ class Completions:
         """
         tried: dict[tuple[str, str], ApiError] = {}
         while True:
-            route = choose_route(
-                self.table, caller, asked.model, asked.unit, busy=self._busy, avoid=self._avoided()
-            )
-            place = (route.engine, route.version.adapter_id)
-            if place in tried:
-                raise tried[place]
-            recording = self._begin(asked, caller, route, arrived)
+            recording = self._decide(asked, caller, arrived)
+            place = (recording.route.engine, recording.route.version.adapter_id)
             try:
+                if place in tried:
+                    raise tried[place]
                 return recording, await self._send(recording)
             except TryAnother as failed:
                 tried[place] = failed.refusal
@@ -115,6 +115,22 @@ class Completions:
                 self.recorder.keep(recording, "aborted", "The client left before the answer began.")
                 raise
 
+    def _decide(self, asked: Asked, caller: Caller, arrived: float) -> Recording:
+        """Choose who answers, and begin to record it.
+
+        Raises:
+            ApiError: there is no such model, or nobody who can answer now.
+        """
+        try:
+            route = choose_route(
+                self.table, caller, asked.model, asked.unit, busy=self._busy, avoid=self._avoided()
+            )
+        except NobodyHolds as error:
+            nowhere = self._begin(asked, caller, Route(NOWHERE, error.version), arrived)
+            self.recorder.keep(nowhere, "error", error.message)
+            raise
+        return self._begin(asked, caller, route, arrived)
+
     async def _send(self, recording: Recording) -> Connection:
         asked, route = recording.asked, recording.route
         headers = [(b"x-request-id", asked.hex_id.encode())]
@@ -124,11 +140,11 @@ class Completions:
         recording.sent = time.perf_counter()
         try:
             answer = await self.engines[route.engine].ask(
-                asked.path, headers, body, adapter=route.version.adapter_id
+                asked.endpoint.path, headers, body, adapter=route.version.adapter_id
             )
             if answer.status == 200:
                 return answer
-            refusal = await self._read_refusal(answer)
+            refusal = await self._read_refusal(asked.endpoint.path, answer)
         except EngineUnreachable as error:
             self._resting[route.engine] = time.monotonic() + REST_SECONDS
             self.suspect(route.engine, None)
@@ -137,8 +153,9 @@ class Completions:
             raise engine_failed(f"{error}.", code="engine_timeout", status=504) from error
         except EngineError as error:
             raise engine_failed(f"{error}.") from error
-        if answer.status == 404:
+        if answer.status == 404 and f"`{route.version.served_name}`" in refusal.message:
             # A replica that restarted has lost its adapters; until it has proven them again, it holds nothing.
+            # Only where it says so: what else it does not know (a route, an earlier response) is no fault of theirs.
             self.suspect(route.engine, route.version.adapter_id)
             raise TryAnother(refusal)
         if answer.status == 503:
@@ -146,9 +163,9 @@ class Completions:
             raise TryAnother(refusal)
         raise refusal
 
-    async def _read_refusal(self, answer: Connection) -> ApiError:
+    async def _read_refusal(self, path: bytes, answer: Connection) -> ApiError:
         try:
-            return engine_refused(answer.status, await answer.read_whole())
+            return engine_refused(answer.status, await answer.read_whole(), path)
         finally:
             answer.release()
 
@@ -157,44 +174,46 @@ class Completions:
             body = await answer.read_whole()
             arrived = time.perf_counter()
             recording.take(body)
-            if was_abandoned(body):
+            if was_abandoned(recording.asked.endpoint, body):
                 raise EngineError("The engine gave this answer up")
         except EngineError as error:
             self.recorder.keep(recording, "error", str(error))
             refusal = engine_failed(f"{error}. Send the request again.")
-            await reply.whole(refusal.status, [*self._headers(recording), JSON], refusal.body())
+            body = refusal.body(recording.asked.endpoint.path)
+            await reply.whole(refusal.status, [*self._headers(recording), JSON], body)
             return
         body = _rewriter(recording).whole(body)
         self.recorder.keep(recording, "ok")
         await reply.whole(200, [*self._headers(recording, time.perf_counter() - arrived), JSON], body)
 
     async def _relay_stream(self, recording: Recording, answer: Connection, reply: Reply) -> None:
-        rewriter = _rewriter(recording)
-        failure, last = None, b""
+        """Pass events on; the last ones wait until the completion is kept."""
+        rewriter, endpoint, last = _rewriter(recording), recording.asked.endpoint, b""
         await reply.start(200, [*self._headers(recording), *EVENTS])
         try:
             while piece := await answer.read():
                 recording.take(piece)
                 last = rewriter.events(piece)
-                if not rewriter.done:
+                if not rewriter.held:
                     await reply.write(last)
-            if not rewriter.done:
-                failure, last = f"{recording.route.engine} ended the stream before its end", b""
-            elif was_abandoned(recording.end()):
-                failure = "The engine gave this answer up"
+                    last = b""
+            failure = _failure(recording, rewriter)
         except EngineError as error:
-            failure, last = f"{error}", b""
-        if failure is None and not says_error(recording.end()):
-            self.recorder.keep(recording, "ok")
+            failure = f"{error}"
+        if says_error(endpoint, recording.raw):
+            self.recorder.keep(recording, "error", "The engine failed during the answer.")
+            last += endpoint.closing
+        elif failure is not None:
+            self.recorder.keep(recording, "error", failure)
+            last += engine_failed(f"{failure}.").event(endpoint) + endpoint.closing
         else:
-            self.recorder.keep(recording, "error", failure or "The engine failed during the answer.")
-            last += engine_failed(f"{failure}.").event() if failure else b""
-        await reply.end(last + DONE)
+            self.recorder.keep(recording, "ok")
+            last += rewriter.held
+        await reply.end(last)
 
     def _begin(self, asked: Asked, caller: Caller, route: Route, arrived: float) -> Recording:
-        consent = asked.consent
-        if consent is None:
-            consent = self.table.models[caller.project, route.version.model].consent_default
+        model = self.table.models[caller.project, route.version.model]
+        consent = model.consent_default if asked.consent is None else asked.consent
         series = self.metrics.of(caller.project, route.version.name, route.arm)
         return Recording(asked, caller, route, consent, series, arrived)
 
@@ -202,15 +221,16 @@ class Completions:
         """What every answer says of itself; `overhead` is this gateway's own time, the network's excluded."""
         asked, route, project = recording.asked, recording.route, recording.caller.project
         expires = int(recording.created_at.timestamp()) + self._token_lifetime_seconds
-        token = sign(self._token_secret, asked.completion_id, project, asked.rater, expires)
         overhead = (recording.sent - recording.arrived + after_seconds) * 1000
         headers = [
             (b"x-hone-request-id", asked.completion_id.encode()),
             (b"x-hone-model-version", route.version.name.encode()),
-            (b"x-hone-feedback-token", token.encode()),
             (b"x-hone-overhead-ms", b"%.2f" % overhead),
             *recording.allowance,
         ]
+        if asked.endpoint.recorded:
+            token = sign(self._token_secret, asked.completion_id, project, asked.rater, expires)
+            headers.append((b"x-hone-feedback-token", token.encode()))
         if route.experiment_id is not None and route.arm is not None:
             headers.append((b"x-hone-experiment", route.experiment_id.encode()))
             headers.append((b"x-hone-arm", route.arm.encode()))
@@ -226,11 +246,20 @@ class Completions:
         return self._resting
 
 
+def _failure(recording: Recording, rewriter: Rewriter) -> str | None:
+    """What is wrong with a stream that has ended."""
+    if not rewriter.held:
+        return f"{recording.route.engine} ended the stream before its end"
+    abandoned = was_abandoned(recording.asked.endpoint, recording.raw)
+    return "The engine gave this answer up" if abandoned else None
+
+
 def _rewriter(recording: Recording) -> Rewriter:
     asked, version = recording.asked, recording.route.version
     return Rewriter(
+        asked.endpoint,
         served_name=version.served_name,
         name=version.name,
-        hide_token_ids=not asked.wants_token_ids,
-        hide_usage=asked.stream and not asked.wants_usage,
+        hide_token_ids=asked.endpoint.tokens and not asked.wants_token_ids,
+        hide_usage=asked.endpoint.tokens and asked.stream and not asked.wants_usage,
     )

@@ -1,14 +1,27 @@
 """Errors on `/v1`, in the shape and with the status codes that OpenAI's SDKs turn into their exceptions.
 
 The SDK picks its exception class by HTTP status (400, 401, 403, 404, 409, 422, 429, 5xx) and shows `message`; programs
-branch on `code`. Nothing here is for `/admin`, which answers with problem details.
+branch on `code`. `/v1/messages` says the same in Anthropic's shape. Nothing here is for `/admin`, which answers with
+problem details.
 """
 
 import orjson
 
+from serving.endpoints import MESSAGES, RESPONSES, Endpoint
+
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class ApiError(Exception):
@@ -32,14 +45,27 @@ class ApiError(Exception):
         self.code = code
         self.headers: Headers = headers or []
 
-    def body(self) -> bytes:
-        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
-        detail = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return orjson.dumps({"error": detail})
+    def body(self, path: bytes = b"") -> bytes:
+        """The JSON body: `{"error": {"message", "type", "param", "code"}}`.
 
-    def event(self) -> bytes:
+        At Anthropic's `path` it is `{"type": "error", "error": {"type", "message"}}`.
+        """
+        if path == MESSAGES.path:
+            kind = ANTHROPIC_TYPES.get(
+                self.status, "api_error" if self.status >= 500 else "invalid_request_error"
+            )
+            return orjson.dumps({"type": "error", "error": {"type": kind, "message": self.message}})
+        return orjson.dumps({"error": self._detail()})
+
+    def event(self, endpoint: Endpoint) -> bytes:
         """The same as one server-sent event, for a stream that has already begun."""
-        return b"data: " + self.body() + b"\n\n"
+        flat = endpoint is RESPONSES
+        body = orjson.dumps({**self._detail(), "type": "error"}) if flat else self.body(endpoint.path)
+        name = b"event: error\n" if endpoint.error_event.startswith(b"event: ") else b""
+        return b"%bdata: %b\n\n" % (name, body)
+
+    def _detail(self) -> dict[str, str | None]:
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
@@ -78,8 +104,8 @@ def not_ready(message: str, *, retry_after_seconds: int = 1) -> ApiError:
     )
 
 
-def engine_refused(status: int, body: bytes) -> ApiError:
-    """The engine's own refusal, in OpenAI's shape; what it says to us alone (401, 403) stays between us."""
+def engine_refused(status: int, body: bytes, path: bytes) -> ApiError:
+    """The engine's own refusal; what it says to us alone (401, 403) stays between us."""
     try:
         detail = orjson.loads(body)["error"]
         message, kind, param, code = (
@@ -89,6 +115,14 @@ def engine_refused(status: int, body: bytes) -> ApiError:
             detail.get("code"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        if status == 404:
+            return ApiError(
+                404,
+                f"The engine of this model does not serve {path.decode()}: its base model is of another kind. "
+                "Ask a model that can.",
+                type="not_found_error",
+                code="unsupported_endpoint",
+            )
         return engine_failed(f"The engine answered {status} without saying why. `hone doctor` looks into it.")
     if status in (401, 403):
         return engine_failed(

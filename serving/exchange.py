@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.errors import ApiError, Headers, too_large
+from serving.errors import JSON, ApiError, Headers, too_large
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -85,9 +85,7 @@ class AsgiRoute:
         try:
             body = await read_body(receive, self._body_bytes_max)
         except ApiError as error:
-            await reply.whole(
-                error.status, [*error.headers, (b"content-type", b"application/json")], error.body()
-            )
+            await reply.whole(error.status, [*error.headers, JSON], error.body(scope["path"].encode()))
             return
         path = scope["path"].encode()
         request = Request(path, dict(scope["headers"]), body, time.perf_counter())

@@ -19,7 +19,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.errors import ApiError, Headers, engine_failed, too_large
+from serving.errors import JSON, ApiError, Headers, engine_failed, too_large
 from serving.exchange import Handler, Request
 
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -76,7 +76,7 @@ class _Exchange:
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error and close the connection."""
         self.keep_alive = False
-        await self.whole(error.status, [*error.headers, (b"content-type", b"application/json")], error.body())
+        await self.whole(error.status, [*error.headers, JSON], error.body(self._protocol.url))
 
     # What serving.exchange.Reply promises.
 

@@ -19,10 +19,10 @@ from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 from monitoring.metrics import RequestMetrics
 from serving.adapter_watcher import AdapterWatcher
-from serving.asked import CHAT, TEXT
-from serving.auth import Caller, identify
+from serving.auth import Caller, credentials, identify
 from serving.chat import Completions
 from serving.drain import Drain
+from serving.endpoints import ENDPOINTS
 from serving.engines import Engine, Timeouts
 from serving.exchange import Handler
 from serving.recorder import Recorder
@@ -149,7 +149,7 @@ class Gateway:
     @property
     def relayed(self) -> dict[bytes, Handler]:
         """The routes whose answers are relayed, by path."""
-        return {CHAT: self.completions.create, TEXT: self.completions.create}
+        return dict.fromkeys(ENDPOINTS, self.completions.create)
 
     def identify(self, request: HttpRequest) -> Caller:
         """Who calls an ordinary route.
@@ -157,9 +157,7 @@ class Gateway:
         Raises:
             ApiError: 401.
         """
-        authorization = request.headers.get("authorization")
-        value = None if authorization is None else authorization.encode("latin-1")
-        return identify(value, self.completions.table.keys)
+        return identify(credentials(dict(request.headers.raw)), self.completions.table.keys)
 
     async def health(self) -> dict[str, Any]:
         """Whether this gateway can answer and record, and what stands in the way."""

@@ -27,7 +27,6 @@ from serving.transcript import SEPARATOR
 logger = logging.getLogger(__name__)
 
 WARN_SECONDS = 60.0
-END_BYTES = 4096
 
 
 class Latency(TypedDict):
@@ -65,10 +64,6 @@ class Recording:
             self.first = time.perf_counter()
         self.raw += piece
 
-    def end(self) -> bytes:
-        """The last events of a stream: what an engine says of how it went, it says there."""
-        return bytes(self.raw[-END_BYTES:])
-
     def head(self, status: str, error: str | None) -> dict[str, Any]:
         """What the gateway knows of the completion, under the record's names."""
         asked, route, version = self.asked, self.route, self.route.version
@@ -86,7 +81,7 @@ class Recording:
             "session": asked.session,
             "key_id": self.caller.key_id,
             "engine": route.engine,
-            "endpoint": asked.path.decode(),
+            "endpoint": asked.endpoint.path.decode(),
             "consent": self.consent,
             "status": status,
             "error": error,
@@ -122,7 +117,8 @@ class Recorder:
         if recording.kept:
             return
         recording.kept = True
-        tokens = count_output_tokens(recording.raw)
+        endpoint = recording.asked.endpoint
+        tokens = count_output_tokens(endpoint, recording.raw)
         seconds = recording.measure(tokens)
         recording.series.finished(status, tokens, **seconds)
         head = {**recording.head(status, error), **seconds}
@@ -130,6 +126,8 @@ class Recorder:
             self.spool.append(COMPLETION, orjson.dumps(head), SEPARATOR, recording.raw)
         except SpoolFull as full:
             self._lose(recording.asked.completion_id, full)
+        if not endpoint.recorded:
+            return
         else:
             self.kept += 1
 

@@ -86,6 +86,20 @@ class RoutingTable:
 class Route(NamedTuple):
     """The decision for one request. `propensity` is the chance this unit had of this version."""
 
+class NobodyHolds(ApiError):
+    """503: no engine is ready for the version that would have answered."""
+
+    def __init__(self, version: Version) -> None:
+        refusal = not_ready(
+            f"No engine is ready for '{version.name}' yet: none holds it with its probe passed. "
+            "Try again in a second; `hone doctor` shows what each engine holds."
+        )
+        super().__init__(
+            refusal.status, refusal.message, type=refusal.type, code=refusal.code, headers=refusal.headers
+        )
+        self.version = version
+
+
     engine: str
     version: Version
     experiment_id: str | None = None
@@ -186,13 +200,6 @@ def _replica(
     if len(holders) == 1:
         return holders[0]
     if not holders:
-        raise _nobody_holds(version)
+        raise NobodyHolds(version)
     rested = [engine for engine in holders if engine not in avoid] or holders
     return min(rested, key=busy)
-
-
-def _nobody_holds(version: Version) -> ApiError:
-    return not_ready(
-        f"No engine is ready for '{version.name}' yet: none holds it with its probe passed. "
-        "Try again in a second; `hone doctor` shows what each engine holds."
-    )

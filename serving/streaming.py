@@ -9,28 +9,33 @@ boundaries and are never split or re-framed; how the network cut the bytes makes
 import re
 from functools import lru_cache
 
-DONE = b"data: [DONE]\n\n"
+from serving.endpoints import Endpoint
 
 _TOKEN_IDS = re.compile(rb'token_ids":\[[\d,\s]*\]')
 _TOKEN_IDS_SHORT = b'token_ids":['
 _NO_TOKEN_IDS = b'token_ids":null'
 _USAGE_EVENT = re.compile(rb'data: \{[^\n]*"choices":\[\][^\n]*"usage":\{[^\n]*\n\n')
 _NO_CHOICES = b'"choices":[]'
-_OUTPUT_TOKENS = b'"completion_tokens":'
 _NUMBER = re.compile(rb"\d+")
 
 
 class Rewriter:
-    """Rewrites one answer. Feed it a whole body, or the pieces of a stream in order."""
+    """Rewrites one answer. Feed it a whole body, or the pieces of a stream in order.
 
-    __slots__ = ("_hide_token_ids", "_hide_usage", "_model", "_renamed", "_tail", "done")
+    `held` is the event that ends the stream, once it is here: it is not among what `events` returns.
+    """
 
-    def __init__(self, *, served_name: str, name: str, hide_token_ids: bool, hide_usage: bool) -> None:
+    __slots__ = ("_hide_token_ids", "_hide_usage", "_last", "_model", "_renamed", "_tail", "held")
+
+    def __init__(
+        self, endpoint: Endpoint, *, served_name: str, name: str, hide_token_ids: bool, hide_usage: bool
+    ) -> None:
         self._model, self._renamed = _model_field(served_name), _model_field(name)
+        self._last = endpoint.last_event
         self._hide_token_ids = hide_token_ids
         self._hide_usage = hide_usage
         self._tail = b""
-        self.done = False
+        self.held = b""
 
     def whole(self, body: bytes) -> bytes:
         """A complete JSON body."""
@@ -38,16 +43,16 @@ class Rewriter:
         return _TOKEN_IDS.sub(_NO_TOKEN_IDS, body) if self._hide_token_ids else body
 
     def events(self, piece: bytes) -> bytes:
-        """The events that `piece` completes; `[DONE]` is held back and sets `done`."""
+        """The events that `piece` completes; the one that ends the stream is held back."""
         if self._tail:
             piece, self._tail = self._tail + piece, b""
         if not piece.endswith(b"\n\n"):
             end = piece.rfind(b"\n\n")
             cut = end + 2 if end >= 0 else 0
             piece, self._tail = piece[:cut], piece[cut:]
-        if piece.endswith(DONE):
-            piece, self.done = piece[: -len(DONE)], True
         piece = piece.replace(self._model, self._renamed)
+        if (end := piece.rfind(self._last)) >= 0:
+            piece, self.held = piece[:end], piece[end:]
         if self._hide_token_ids and _TOKEN_IDS_SHORT in piece:
             piece = _TOKEN_IDS.sub(_NO_TOKEN_IDS, piece)
         if self._hide_usage and _NO_CHOICES in piece:
@@ -60,18 +65,22 @@ def _model_field(name: str) -> bytes:
     return b'"model":"%b"' % name.encode()
 
 
-def was_abandoned(raw: bytes | bytearray) -> bool:
+def was_abandoned(endpoint: Endpoint, raw: bytes | bytearray) -> bool:
     """Whether the engine gave the answer up under a reason to finish that only looks like an end."""
-    return b'"finish_reason":"abort"' in raw or b'"finish_reason":"error"' in raw
+    at = raw.rfind(endpoint.reason)
+    return at >= 0 and raw.startswith(endpoint.given_up, at + len(endpoint.reason))
 
 
-def says_error(raw: bytes | bytearray) -> bool:
-    """Whether an event of the stream is an error, which ends it."""
-    return b'data: {"error"' in raw
+def says_error(endpoint: Endpoint, raw: bytes | bytearray) -> bool:
+    """Whether a stream ends with an error: an engine that fails says so last, then at most that it is done."""
+    end = len(raw) - len(endpoint.closing) if raw.endswith(endpoint.closing) else len(raw)
+    before = raw.rfind(b"\n\n", 0, max(end - 2, 0))
+    return raw.startswith(endpoint.error_event, before + 2 if before >= 0 else 0)
 
 
-def count_output_tokens(raw: bytes | bytearray) -> int:
+def count_output_tokens(endpoint: Endpoint, raw: bytes | bytearray) -> int:
     """The engine's own count of generated tokens, from the usage at the end of an answer; 0 where it says none."""
-    at = raw.rfind(_OUTPUT_TOKENS)
-    number = _NUMBER.match(raw, at + len(_OUTPUT_TOKENS)) if at >= 0 else None
+    name = endpoint.output_tokens
+    at = raw.rfind(name)
+    number = _NUMBER.match(raw, at + len(name)) if at >= 0 else None
     return int(number[0]) if number else 0

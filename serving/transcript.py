@@ -2,6 +2,7 @@
 
 Runs long after the answer, in the drain, so it may parse. An answer cut short, or one that is not JSON, still makes a
 row: with the text that came, and the status that the gateway saw. Of several choices the first is the one recorded.
+What came through another API than chat or text is recorded as chat (`serving.dialects`).
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,11 @@ from typing import Any
 
 import orjson
 
+from serving.dialects import as_chat
+from serving.endpoints import CHAT, TEXT
+
 SEPARATOR = b"\n"
+ENDPOINT = b'"endpoint":"'
 
 
 def read_row(payload: bytes) -> bytes:
@@ -17,8 +22,24 @@ def read_row(payload: bytes) -> bytes:
     head, _, raw = payload.partition(SEPARATOR)
     if head[-1:] != b"}":
         raise ValueError("it has no head")
+    if _is_foreign(head):
+        return _of_foreign(head, raw)
     answer = _of_whole(raw) if raw[:1] == b"{" else _of_stream(raw)
     return b"%b,%b" % (head[:-1], orjson.dumps(answer)[1:])
+
+
+def _is_foreign(head: bytes) -> bool:
+    # The head's own field comes before the request's, which may have one of the same name.
+    at = head.find(ENDPOINT) + len(ENDPOINT)
+    return not head.startswith((CHAT.path, TEXT.path), at)
+
+
+def _of_foreign(head: bytes, raw: bytes) -> bytes:
+    known = orjson.loads(head)
+    known["request"], answer = as_chat(known["endpoint"], known["request"], raw)
+    choice = answer["choices"][0]
+    text = choice["message"]["content"]
+    return orjson.dumps({**known, **_answer([text], choice["message"], choice, answer)})
 
 
 def _of_whole(raw: bytes) -> dict[str, Any]:

@@ -226,8 +226,23 @@ async def test_a_silent_engine_ends_in_a_timeout(start: Start) -> None:
 async def test_an_engine_that_is_away_is_a_503_worth_retrying(start: Start) -> None:
     async with start("http://127.0.0.1:1") as running:
         answer = await running.ask()
+        [row] = await running.rows(1)
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
+    assert (row["status"], row["engine"]) == ("error", "http://127.0.0.1:1")
+
+
+async def test_a_request_for_which_no_engine_is_ready_is_counted_and_recorded_as_an_error(
+    start: Start,
+) -> None:
+    async with start() as running:
+        answer = await running.ask()
+        [row] = await running.rows(1)
+        metrics = await running.client.get("/metrics")
+    assert answer.status_code == 503
+    assert (row["status"], row["engine"], row["output_text"]) == ("error", "", "")
+    assert "No engine is ready" in row["error"]
+    assert 'status="error"} 1.0' in metrics.text
 
 
 async def test_another_replica_steps_in_before_the_first_byte(start: Start) -> None:

@@ -1,10 +1,14 @@
 """Rewriting finds keys, never words, and does not depend on how the network cut the bytes."""
 
+from typing import Any
+
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.streaming import DONE, Rewriter, count_output_tokens, says_error, was_abandoned
+from serving.endpoints import CHAT, DONE, MESSAGES, RESPONSES, Endpoint
+from serving.streaming import Rewriter, count_output_tokens, says_error, was_abandoned
 
 texts = st.text(max_size=40) | st.sampled_from(
     [
@@ -26,7 +30,7 @@ USAGE = b'data: {"id":"chatcmpl-1","model":"base","choices":[],"usage":{"complet
 
 
 def rewriter(*, hide: bool = True) -> Rewriter:
-    return Rewriter(served_name="base", name="support@7", hide_token_ids=hide, hide_usage=hide)
+    return Rewriter(CHAT, served_name="base", name="support@7", hide_token_ids=hide, hide_usage=hide)
 
 
 def relay(raw: bytes, cuts: list[int], *, hide: bool = True) -> tuple[bytes, bool]:
@@ -34,7 +38,7 @@ def relay(raw: bytes, cuts: list[int], *, hide: bool = True) -> tuple[bytes, boo
     for cut in [*sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]:
         if cut > at:
             out, at = out + one.events(raw[at:cut]), cut
-    return out, one.done
+    return out, one.held == DONE
 
 
 @given(words=st.lists(texts, max_size=8), cuts=st.lists(st.integers(0, 10_000), max_size=12))
@@ -70,13 +74,38 @@ def test_a_whole_answer_keeps_its_text(text: str) -> None:
 @given(text=texts, count=st.integers(0, 10**9))
 def test_tokens_are_counted_from_the_usage_not_from_the_text(text: str, count: int) -> None:
     body = {"choices": [{"text": text}], "usage": {"completion_tokens": count, "total_tokens": 3}}
-    assert count_output_tokens(orjson.dumps(body)) == count
-    assert count_output_tokens(orjson.dumps({"text": text})) == 0
+    assert count_output_tokens(CHAT, orjson.dumps(body)) == count
+    assert count_output_tokens(CHAT, orjson.dumps({"text": text})) == 0
 
 
 @given(text=texts)
 def test_failure_is_read_from_keys_not_from_words(text: str) -> None:
-    assert not was_abandoned(orjson.dumps({"text": text, "finish_reason": "stop"}))
-    assert was_abandoned(orjson.dumps({"text": text, "finish_reason": "abort"}))
-    assert not says_error(event(text, 0))
-    assert says_error(event(text, 0) + b'data: {"error":{"message":"x"}}\n\n')
+    assert not was_abandoned(CHAT, orjson.dumps({"text": text, "finish_reason": "stop"}))
+    assert was_abandoned(CHAT, orjson.dumps({"text": text, "finish_reason": "abort"}))
+    assert not says_error(CHAT, event(text, 0) + DONE)
+    for end in (b"", DONE):
+        assert says_error(CHAT, event(text, 0) + b'data: {"error":{"message":"x"}}\n\n' + end)
+
+
+@given(after=st.integers(0, 20_000), message=st.integers(0, 20_000))
+def test_failure_is_found_however_much_stands_after_or_in_it(after: int, message: int) -> None:
+    gave_up = b'data: {"choices":[{"finish_reason":"abort","token_ids":[%b]}]}\n\n' % (b"1," * after + b"1")
+    assert was_abandoned(CHAT, event("a", 0) + gave_up + USAGE + DONE)
+    failed = b'data: {"error":{"message":"%b"}}\n\n' % (b"x" * message)
+    assert says_error(CHAT, event("a", 0) + failed + DONE)
+    assert says_error(CHAT, failed)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "given_up"),
+    [
+        (MESSAGES, {"content": [{"text": '"stop_reason":null'}], "stop_reason": "end_turn"}, False),
+        (MESSAGES, {"type": "message_delta", "delta": {"stop_reason": None}}, True),
+        (RESPONSES, {"output": [{"status": "completed"}], "status": "cancelled", "text": None}, True),
+        (RESPONSES, {"output": [{"status": "failed"}], "status": "completed", "text": None}, False),
+    ],
+)
+def test_each_api_says_in_its_own_way_that_it_gave_up(
+    endpoint: Endpoint, body: dict[str, Any], given_up: bool
+) -> None:
+    assert was_abandoned(endpoint, orjson.dumps(body)) is given_up
