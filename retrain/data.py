@@ -14,7 +14,7 @@ to be right (`completion`) and wrong (`rejected`).
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ARRAY, Integer, Text, column, func, select, table, text
@@ -91,10 +91,30 @@ _ONCE = """
     AND ballots.prompt_key = better.prompt_key AND ballots.answer_key = better.rejected_key"""
 
 
+_LEARNED_BEFORE = """
+    WITH old AS (
+        SELECT number, row_number() OVER (
+            ORDER BY sha256(convert_to(CAST(:since AS text) || completion_id, 'UTF8')), number) AS place
+        FROM ballots WHERE reason IS NULL AND split = 'train' AND coalesce(settled_at, at) <= :since
+    ), fresh AS (
+        SELECT count(*) AS rows FROM ballots
+        WHERE reason IS NULL AND split = 'train' AND coalesce(settled_at, at) > :since
+    )
+    UPDATE ballots SET reason = :reason, split = NULL FROM old, fresh
+    WHERE old.number = ballots.number AND old.place > round(fresh.rows * :share / (1 - :share))"""
+
+
 async def split_statements(
-    connection: AsyncConnection, policy: TrainingPolicy, method: Method
+    connection: AsyncConnection,
+    policy: TrainingPolicy,
+    method: Method,
+    *,
+    learned_before: datetime | None = None,
 ) -> dict[str, Any]:
-    """Give every statement its split, and say how many rows that makes."""
+    """Give every statement its split, and say how many rows that makes.
+
+    Of what was said before `learned_before` a part is trained on again, `replay_share` of all that is.
+    """
     await connection.execute(text(_SIDES), {"held_out": policy.held_out_share})
     for what, label in (("question", "question asked"), ("session", "conversation")):
         share = _share(f"'{what}:' || {what}::text")
@@ -111,6 +131,13 @@ async def split_statements(
         ),
         {"reason": f"{method.upper()} does not use it"},
     )
+    if learned_before is not None:
+        values = {
+            "since": learned_before,
+            "share": policy.replay_share,
+            "reason": "the champion has learned it",
+        }
+        await connection.execute(text(_LEARNED_BEFORE), values)
     return await _counts(connection, method)
 
 

@@ -6,7 +6,7 @@ transaction as the run that will use it, and lets corrections that need a person
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import datasets, golden, models, review, runs
-from feedback.datasets import Dataset
+from feedback.datasets import Dataset, Row
 from feedback.errors import HoneError
 from feedback.ids import new_hex
 from feedback.models import Model
@@ -23,9 +23,11 @@ from feedback.runs import Run
 from retrain.balance import balance_of
 from retrain.data import split_statements, stream_rows
 from retrain.recipe import Method, Recipe, default_recipe
+from retrain.replay import replayed_rows
 from retrain.rules import UNSUPPORTED
 from retrain.select import Choice, choose
 from retrain.selection import Selected, select_statements, selection_of
+from retrain.start import choose_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Plan:
     counts: dict[str, Any]
     selection: dict[str, Any]
     topics: tuple[str, ...]
+    replayed: tuple[Row, ...] = field(default=(), repr=False, kw_only=True)
+    """Rows that repeat the fixed set."""
     ticket: str = field(compare=False)
     """Marks the selection that this plan is of, in the transaction that made it."""
 
@@ -113,7 +117,7 @@ async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
         project=plan.project,
         model=plan.model,
         method=method,
-        rows=stream_rows(connection, method, plan.counts, kept),
+        rows=_with_replayed(stream_rows(connection, method, plan.counts, kept), plan.replayed),
         selection=plan.choice.to_json() | plan.selection,
         counts=plan.counts,
         balance=await balance_of(connection, plan.topics),
@@ -121,6 +125,12 @@ async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
     await connection.execute(text(_KEEP_EXCLUSIONS), {"dataset_id": dataset.dataset_id})
     await file_for_review(connection, plan)
     return dataset
+
+
+async def _with_replayed(rows: AsyncIterator[list[Row]], replayed: Sequence[Row]) -> AsyncIterator[list[Row]]:
+    async for batch in rows:
+        yield batch
+    yield list(replayed)
 
 
 async def file_for_review(connection: AsyncConnection, plan: Plan) -> int:
@@ -172,7 +182,8 @@ async def _complete(
 ) -> Plan:
     """The plan with its split and recipe, or why nothing is left to train on."""
     policy = model.policy.training
-    split = await split_statements(connection, policy, method)
+    start = await choose_start(connection, model)
+    split = await split_statements(connection, policy, method, learned_before=start.since)
     left_out = await connection.execute(
         text(
             "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
@@ -191,8 +202,18 @@ async def _complete(
         model.base_model,
         {**policy.recipe, **overrides},
         template_hash=served_template_hash(model.base_model),
+        start_from=start.start_from,
     )
-    return replace(plan, recipe=recipe, counts=counts)
+    replayed = await replayed_rows(connection, model, method, counts["train"])
+    counts |= {"train": counts["train"] + len(replayed), "replayed": len(replayed)}
+    said = (*plan.choice.sentences[:-1], start.sentence, plan.choice.sentences[-1])
+    return replace(
+        plan,
+        choice=replace(plan.choice, sentences=said),
+        recipe=recipe,
+        counts=counts,
+        replayed=tuple(replayed),
+    )
 
 
 def served_template_hash(base_model: str) -> str | None:
