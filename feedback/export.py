@@ -35,14 +35,25 @@ class Columns(NamedTuple):
     build: Callable[[Row], Row | None]
 
 
+def check(columns: str, *, as_parquet: bool = False) -> None:
+    """Refuse what cannot be exported, before anything is read or sent.
+
+    Raises:
+        HoneError: there is no such kind of export, or pyarrow is not installed.
+    """
+    if columns not in EXPORTS:
+        raise HoneError(f"Columns '{columns}' are unknown; expected one of {', '.join(EXPORTS)}.")
+    if as_parquet:
+        require_parquet(Path("The export"))
+
+
 async def rows(connection: AsyncConnection, wanted: Wanted, columns: str) -> AsyncIterator[Row]:
     """The rows of an export, through a cursor on the server.
 
     Raises:
         HoneError: there is no such kind of export.
     """
-    if columns not in EXPORTS:
-        raise HoneError(f"Columns '{columns}' are unknown; expected one of {', '.join(EXPORTS)}.")
+    check(columns)
     export = EXPORTS[columns]
     query = feedback_query(wanted) if export.about is None else _training_query(wanted, export.about)
     result = await connection.stream(query.execution_options(yield_per=ROWS_A_TIME))
@@ -166,7 +177,6 @@ async def parquet(found: AsyncIterator[Row]) -> AsyncIterator[bytes]:
     Raises:
         HoneError: pyarrow is not installed.
     """
-    require_parquet(Path("The export"))
     sink = _Sink()
     writer = None
     group: list[Row] = []

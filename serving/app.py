@@ -24,6 +24,7 @@ from feedback.settings import FeedbackSettings
 from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
 from serving.admin import admin_router
+from serving.admin_browse import admin_browse_router
 from serving.admin_runs import admin_runs_router
 from serving.admin_watch import admin_watch_router
 from serving.endpoints import ENDPOINTS
@@ -38,6 +39,7 @@ from serving.model_list import list_models, show_model
 from serving.operators import AdminDeps
 from serving.problems import describe, problem
 from serving.settings import ServingSettings
+from serving.stored import stored_router
 from serving.web import web_router
 
 ERROR_TYPES = {
@@ -74,7 +76,9 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     )
     app.include_router(feedback_router(_desk))
     app.include_router(alias_router(_desk))
+    app.include_router(stored_router(_admin_deps))
     app.include_router(admin_router(_admin_deps))
+    app.include_router(admin_browse_router(_admin_deps))
     app.include_router(admin_watch_router(_admin_deps))
     app.include_router(admin_runs_router(_admin_deps))
     app.include_router(files_router(lambda request: _tuning_deps(request, record)))

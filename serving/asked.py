@@ -165,6 +165,11 @@ def check_metadata(metadata: Any) -> None:
     Raises:
         ApiError: 400; the message names the pair and what was expected.
     """
+    """Refuse metadata that is not OpenAI's: 16 pairs of text.
+
+    Raises:
+        ApiError: 400; the message names the pair and what was expected.
+    """
     if metadata is None:
         return
     if not isinstance(metadata, dict):
