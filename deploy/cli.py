@@ -68,6 +68,9 @@ class Commands(LazyGroup):
             "Let a paused rollout go on. It does not pause again for what it was paused for.",
             SHIP,
         ),
+        "alert": Mounted(
+            "monitoring.alert_cli:app", "List and silence alerts, and try how they are delivered.", SHIP
+        ),
         "drift": Mounted("monitoring.drift_cli:app", "Show whether traffic still looks as it did.", SHIP),
         "promote": Mounted(
             "feedback.cli:app",

@@ -9,7 +9,6 @@ import typer
 from feedback import (
     adapters,
     audit,
-    datasets,
     engines,
     experiments,
     keys,
@@ -41,7 +40,6 @@ key = _group("key", "Create, list and revoke API keys.")
 model = _group("model", "Create and list models, and change their policies.")
 adapter = _group("adapter", "Show, compare, export and import adapter versions.")
 adapter.command("evidence")(show_evidence)
-dataset = _group("dataset", "List and export frozen datasets.")
 experiment = _group("experiment", "List and show traffic splits with their verdicts.")
 app.add_typer(feedback, name="feedback")
 app.add_typer(completion, name="completion")
@@ -190,26 +188,6 @@ def show_adapter(reference: Version, project: Project = DEFAULT_PROJECT, as_json
         }
 
     show_one(in_record(work), as_json=as_json)
-
-
-@dataset.command("list")
-def list_datasets(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
-    """List frozen datasets, newest first."""
-    found = in_record(lambda connection: datasets.in_project(connection, project))
-    columns = ("dataset_id", "model", "method", "counts", "created_at")
-    show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="No datasets yet.")
-
-
-@dataset.command("export")
-def export_dataset(dataset_id: Annotated[str, typer.Argument(help="Id, from `hone dataset list`.")]) -> None:
-    """Print the rows of a dataset as JSON lines with TRL's columns."""
-
-    async def work(connection: Any) -> list[datasets.Row]:
-        await datasets.get(connection, dataset_id)
-        return await datasets.rows(connection, dataset_id)
-
-    for row in in_record(work):
-        print(orjson.dumps(row.columns | {"split": row.split}).decode())
 
 
 @experiment.command("list")

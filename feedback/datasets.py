@@ -159,8 +159,8 @@ async def _hash_of_frozen(connection: AsyncConnection, method: str) -> str:
     return digest.hexdigest()
 
 
-async def get(connection: AsyncConnection, dataset_id: str) -> Dataset:
-    """One dataset.
+async def get(connection: AsyncConnection, dataset_id: str, *, project: str | None = None) -> Dataset:
+    """One dataset, of a project where one is named.
 
     Raises:
         NotFound: there is none of this id.
@@ -168,7 +168,7 @@ async def get(connection: AsyncConnection, dataset_id: str) -> Dataset:
     row = (
         await connection.execute(select(datasets).where(datasets.c.dataset_id == dataset_id))
     ).one_or_none()
-    if row is None:
+    if row is None or project not in (None, row.project):
         raise NotFound(f"No dataset has the id '{dataset_id}'. `hone dataset list` shows those there are.")
     return Dataset(**row._mapping)
 

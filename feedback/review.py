@@ -9,7 +9,7 @@ Nothing here overrides consent: a completion without it never enters a dataset, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +18,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import audit
-from feedback.completions import is_one
+from feedback.completions import is_one, with_text
 from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.ids import new_id
-from feedback.review_tables import reviews
-from feedback.tables import completions
+from feedback.review_tables import REVIEW_STATUSES, reviews
+from feedback.tables import completions, feedback
 
 ANSWER_CHARACTERS_MAX = 100_000
 
@@ -120,6 +120,52 @@ async def in_project(
     if status is not None:
         query = query.where(reviews.c.status == status)
     return [Review(**row._mapping) for row in await connection.execute(query)]
+
+
+async def with_texts(
+    connection: AsyncConnection,
+    project: str,
+    *,
+    model: str | None = None,
+    status: str | None = "waiting",
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """The same, each with what there is to decide: `question`, the answer `before`, and `after`."""
+    found = await in_project(connection, project, model=model, status=status, limit=limit)
+    query = with_text().where(
+        completions.c.project == project,
+        completions.c.completion_id.in_([one.completion_id for one in found]),
+    )
+    said = {row.completion_id: row for row in await connection.execute(query)}
+    written = await connection.execute(
+        select(feedback.c.feedback_id, feedback.c.value).where(
+            feedback.c.feedback_id.in_([one.feedback_id for one in found if one.feedback_id])
+        )
+    )
+    values = {row.feedback_id: row.value for row in written}
+    rows = []
+    for one in found:
+        row = said.get(one.completion_id)
+        rows.append(
+            asdict(one)
+            | {
+                "question": _last_asked(row.request) if row else None,
+                "before": row.output_text if row else None,
+                "after": one.answer or _text(values.get(one.feedback_id)),
+            }
+        )
+    return rows
+
+
+def checked_status(status: str) -> str | None:
+    """A status to list, None for all.
+
+    Raises:
+        HoneError: there is no such status.
+    """
+    if status != "all" and status not in REVIEW_STATUSES:
+        raise HoneError(f"Status is '{status}'; expected {', '.join(REVIEW_STATUSES)} or all.")
+    return None if status == "all" else status
 
 
 async def get(connection: AsyncConnection, project: str, review_id: str) -> Review:
@@ -275,6 +321,18 @@ async def _model_of(connection: AsyncConnection, project: str, completion_id: st
     if model is None:
         raise NotFound(f"Project '{project}' has no completion '{completion_id}'.")
     return model
+
+
+def _last_asked(request: Any) -> str | None:
+    messages = (request or {}).get("messages")
+    return _text(messages or (request or {}).get("prompt"))
+
+
+def _text(value: Any) -> str | None:
+    """The last text of a string, or of messages."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("content")
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _check_answer(answer: str) -> None:

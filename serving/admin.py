@@ -185,10 +185,6 @@ def _add_runs(router: APIRouter, may_decide: Any) -> None:
     async def cancel_run(run_id: str, by: Operator = may_decide) -> dict[str, Any]:
         return asdict(await runs.request_cancel(by.connection, by.project, run_id, by=by.actor))
 
-    @router.get("/datasets", summary="List frozen datasets, newest first")
-    async def list_datasets(by: Operator = may_decide) -> dict[str, Any]:
-        return _listing([asdict(dataset) for dataset in await datasets.in_project(by.connection, by.project)])
-
     @router.get("/experiments", summary="List experiments with their newest verdict")
     async def list_experiments(by: Operator = may_decide) -> dict[str, Any]:
         return _listing([asdict(one) for one in await experiments.in_project(by.connection, by.project)])
