@@ -37,12 +37,13 @@ loop: ## Run only the acceptance test: ask, rate, train, prove, ship, roll back.
 	$(INSTALL) dev engine
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest tests/loop $(ARGS)
 
-check: ## Check lint, format, types, import direction, generated pages and help pages.
+check: ## Check lint, format, types, import direction, pages and help pages.
 	$(INSTALL) dev
 	@echo "check: lint";             $(RUN) ruff check --quiet .
 	@echo "check: format";           $(RUN) ruff format --quiet --check .
 	@echo "check: types";            $(RUN) mypy --no-error-summary
 	@echo "check: import direction"; .venv/bin/lint-imports > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@echo "check: pages";            NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
 	@echo "check: house";            $(RUN) pytest tests/house -q
 	@echo "check: all good"
 
@@ -51,9 +52,10 @@ bench: ## Measure the gateway against a mock engine, nginx and vllm-router, one 
 	@for tool in nginx gcc taskset; do command -v $$tool > /dev/null || { echo "make bench needs $$tool: apt-get install nginx gcc util-linux"; exit 2; }; done
 	@$(RUN) tests.bench.gateway --vllm-router .venv-bench/bin/vllm-router $(ARGS)
 
-docs: ## Write the generated reference pages again.
+docs: ## Write the generated reference pages again, and build/site from all pages.
 	$(INSTALL) dev
 	@$(RUN) docs.generate
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
 
 lock: ## Write the lock files from pyproject.toml (ARGS=--upgrade takes newer versions).
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv; }
