@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from feedback.settings import HoneSettings
 
@@ -26,3 +26,16 @@ class MonitoringSettings(HoneSettings):
 
     console_live_seconds: float = Field(2.0, ge=0.2)
     """How often an open page looks for something new in the record, in seconds."""
+
+    alert_webhook_url: str | None = None
+    """Where alerts are posted, signed as standardwebhooks.com describes. Unset: nowhere."""
+    alert_webhook_secret: SecretStr | None = None
+    """Key of the signature: `whsec_` and 24 to 64 random bytes in base64."""
+    alert_slack_url: SecretStr | None = None
+    """Slack's incoming webhook for alerts. Whoever knows it can write there."""
+    alert_email_to: tuple[str, ...] = ()
+    """Who gets alerts by e-mail."""
+    alert_email_from: str = "hone@localhost"
+    """Sender of those e-mails."""
+    alert_smtp_url: SecretStr | None = None
+    """Mail server, `smtp://user:password@host:587`, or `smtps://` for TLS from the start."""

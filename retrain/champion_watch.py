@@ -6,17 +6,13 @@ ever rolled back twice, or on an adapter that has no files any more.
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, experiments, exposures, models, shipping
+from feedback import adapters, audit, champion_reports, experiments, exposures, models, shipping
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.database import Database
 from feedback.models import Model
-from feedback.watch_tables import champion_watches
 from monitoring.champion import Watched, WatchRules, watch_champion
 from monitoring.outcomes import UnitOutcome
 
@@ -34,13 +30,6 @@ async def tick(database: Database) -> list[str]:
             async with database.begin() as connection:
                 done += await _watch(connection, model)
     return done
-
-
-async def of_champion(connection: AsyncConnection, adapter_id: str) -> dict[str, Any] | None:
-    """The newest report on a champion, None before there is one."""
-    query = select(champion_watches).where(champion_watches.c.adapter_id == adapter_id)
-    row = (await connection.execute(query)).one_or_none()
-    return None if row is None else dict(row._mapping)
 
 
 async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
@@ -68,7 +57,7 @@ async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
         WatchRules(alpha=policy.guardrail_alpha, units_min=policy.units_min, ratio_max=rules.ratio_max),
         name=champion.name,
     )
-    await _store(connection, champion, watched, since)
+    await champion_reports.store(connection, champion.adapter_id, asdict(watched), since=since)
     if watched.state != "worse" or rules.action != "roll_back":
         return []
     return await _roll_back(connection, model, champion, watched)
@@ -95,18 +84,5 @@ async def _roll_back(
     restored = await shipping.roll_back(
         connection, model.project, model.model, by=AUTOMATIC_ACTOR, reason=watched.sentence
     )
-    await connection.execute(
-        champion_watches.update()
-        .where(champion_watches.c.adapter_id == champion.adapter_id)
-        .values(rolled_back_at=func.now())
-    )
+    await champion_reports.note_rolled_back(connection, champion.adapter_id)
     return [f"{restored.name} is the champion again. {watched.sentence}"]
-
-
-async def _store(connection: AsyncConnection, champion: Adapter, watched: Watched, since: datetime) -> None:
-    values = {"since": since, "report": asdict(watched), "checked_at": func.now()}
-    await connection.execute(
-        insert(champion_watches)
-        .values(adapter_id=champion.adapter_id, **values)
-        .on_conflict_do_update(index_elements=[champion_watches.c.adapter_id], set_=values)
-    )

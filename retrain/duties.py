@@ -1,4 +1,4 @@
-"""What the leader does besides training: roll out, watch champions and traffic, keep no more versions than wanted."""
+"""What the leader does besides training: roll out, watch champions and traffic, alert people, clean up."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from feedback.database import Database
-from retrain import champion_watch, rollout, version_retention
+from monitoring import alerts
+from monitoring.deliveries import deliver, senders
+from monitoring.settings import MonitoringSettings
+from retrain import champion_watch, drift_child, rollout, version_retention
 from retrain.settings import RetrainSettings
 
 log = structlog.get_logger(__name__)
@@ -23,14 +26,21 @@ class Duty(NamedTuple):
 
 
 def watching(database: Database, state_dir: Path, settings: RetrainSettings) -> list[Duty]:
-    """Every duty about versions that are, or were, in service."""
+    """Every duty about versions that are, or were, in service.
+
+    Raises:
+        HoneError: a channel for alerts is not configured as it must be.
+    """
     often, seldom = settings.worker_tick_seconds, settings.watch_interval_seconds
+    channels = senders(MonitoringSettings.load())
+    published = state_dir / "adapters"
     return [
         Duty("rollouts", often, partial(_say, rollout.tick, database)),
         Duty("champions", seldom, partial(_say, champion_watch.tick, database)),
-        Duty(
-            "version files", seldom, partial(_say, version_retention.tick, database, state_dir / "adapters")
-        ),
+        Duty("drift", settings.drift_interval_seconds, partial(_say, drift_child.look, database, state_dir)),
+        Duty("alerts", seldom, partial(_say, alerts.tick, database, list(channels))),
+        Duty("deliveries", often, partial(_say, deliver, database, channels)),
+        Duty("version files", seldom, partial(_say, version_retention.tick, database, published)),
     ]
 
 

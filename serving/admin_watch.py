@@ -5,12 +5,13 @@ Pausing holds a canary at its share; guardrails go on watching it. Only a person
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from feedback import models, rollouts, shipping
+from feedback import adapters, champion_reports, models, rollouts, shipping
+from monitoring import alerts, drift
 from serving.operators import AdminDeps, Operator, operator_of
 
 
@@ -21,11 +22,19 @@ class Why(BaseModel):
     reason: str = Field("", max_length=2000)
 
 
+class Silence(Why):
+    """Which rule, and for how long; `*` is every rule."""
+
+    rule: str
+    hours: float = Field(8.0, gt=0, le=24 * 30)
+
+
 def admin_watch_router(deps: Callable[[Request], AdminDeps]) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/admin/v1", tags=["admin"])
     may_decide = operator_of(deps)
     _add_rollouts(router, may_decide)
+    _add_alerts(router, may_decide)
     return router
 
 
@@ -45,3 +54,39 @@ def _add_rollouts(router: APIRouter, may_decide: Any) -> None:
         return asdict(
             await shipping.resume(by.connection, by.project, model, by=by.actor, reason=body.reason)
         )
+
+
+def _add_alerts(router: APIRouter, may_decide: Any) -> None:
+    @router.get("/alerts", summary="List alerts, those that fire first")
+    async def list_alerts(
+        model: str | None = None,
+        state: Literal["firing", "resolved"] | None = None,
+        by: Operator = may_decide,
+    ) -> dict[str, Any]:
+        found = await alerts.listed(by.connection, by.project, model, state=state)
+        return {"object": "list", "data": [asdict(one) for one in found]}
+
+    @router.post("/models/{model}/silence", summary="Tell nobody of a rule's alerts for some hours")
+    async def silence(model: str, body: Silence, by: Operator = may_decide) -> dict[str, Any]:
+        until = await alerts.silence(
+            by.connection,
+            by.project,
+            model,
+            rule=body.rule,
+            hours=body.hours,
+            by=by.actor,
+            reason=body.reason,
+        )
+        return {"model": model, "rule": body.rule, "until": until}
+
+    @router.get("/models/{model}/drift", summary="List the windows of traffic that were compared last")
+    async def list_drift(model: str, by: Operator = may_decide) -> dict[str, Any]:
+        await models.get(by.connection, by.project, model)
+        found = await drift.newest(by.connection, by.project, model)
+        return {"object": "list", "data": [asdict(one) for one in found]}
+
+    @router.get("/models/{model}/champion-watch", summary="Show how the champion does since its promotion")
+    async def show_watch(model: str, by: Operator = may_decide) -> dict[str, Any]:
+        champion = await adapters.champion(by.connection, by.project, model)
+        watch = await champion_reports.of_champion(by.connection, champion.adapter_id)
+        return {"version": champion.name, "watched": watch}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from feedback import adapters, models, shipping
+from feedback import adapters, champion_reports, models, shipping
 from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.errors import IllegalMove
@@ -73,7 +73,7 @@ async def test_otherwise_it_stays_and_the_report_says_that_it_does_worse(databas
     assert await champion_watch.tick(database) == []
     champion = await champion_of(database)
     async with database.begin() as connection:
-        found = await champion_watch.of_champion(connection, champion.adapter_id)
+        found = await champion_reports.of_champion(connection, champion.adapter_id)
     assert champion.version == 1
     assert found is not None and found["report"]["state"] == "worse" and found["rolled_back_at"] is None
 
@@ -90,7 +90,7 @@ async def test_a_champion_that_does_as_before_stays(database: Database) -> None:
     assert await champion_watch.tick(database) == []
     champion = await champion_of(database)
     async with database.begin() as connection:
-        found = await champion_watch.of_champion(connection, champion.adapter_id)
+        found = await champion_reports.of_champion(connection, champion.adapter_id)
     assert champion.version == 1 and found is not None and found["report"]["state"] == "well"
 
 

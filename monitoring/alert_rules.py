@@ -1,0 +1,113 @@
+"""What needs a person, read from the record: one condition a rule, each with a sentence, true for as long as it lasts.
+
+Nothing here keeps state: the same record gives the same conditions, so a worker that was away finds what it missed.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback import adapters, audit, champion_reports, engines, experiments, rollouts, runs
+from feedback.adapters import AUTOMATIC_ACTOR
+from feedback.experiments import CANDIDATE_ARM, Experiment
+from feedback.models import Model
+from monitoring.drift import newest
+
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong with a model now."""
+
+    rule: str
+    severity: Severity
+    sentence: str
+
+
+async def conditions(connection: AsyncConnection, model: Model) -> list[Condition]:
+    """Every condition that holds, of the rules that the model's policy names."""
+    found: list[Condition] = []
+    for look in LOOKS:
+        found += await look(connection, model)
+    return [one for one in found if one.rule in model.policy.alerts.rules]
+
+
+async def _canary(connection: AsyncConnection, model: Model) -> list[Condition]:
+    splits = await experiments.in_project(connection, model.project)
+    split = next((one for one in splits if one.model == model.model), None)
+    if split is None:
+        return []
+    if split.status == "running":
+        standing = await rollouts.of(connection, split.experiment_id)
+        if standing.paused and standing.paused_by == AUTOMATIC_ACTOR:
+            why = (
+                f"The rollout of '{model.model}' is paused until a person resumes it: {standing.pause_reason}"
+            )
+            return [Condition("rollout_paused", "warning", why)]
+        return []
+    return await _aborted(connection, model, split)
+
+
+async def _aborted(connection: AsyncConnection, model: Model, split: Experiment) -> list[Condition]:
+    if split.outcome != "aborted":
+        return []
+    candidate = await adapters.by_id(connection, split.arm(CANDIDATE_ARM).adapter_id)
+    entries = await audit.entries(connection, model.project, subject=candidate.name, limit=5)
+    last = next((entry for entry in entries if entry.action.startswith("adapter.")), None)
+    # As long as nobody has decided about the version since, somebody has still to read why it was aborted.
+    if last is None or last.action != "adapter.abort" or last.actor != AUTOMATIC_ACTOR:
+        return []
+    sentence = f"{candidate.name} was taken back by itself and waits for a decision: {split.reason}"
+    return [Condition("canary_aborted", "critical", sentence)]
+
+
+async def _champion(connection: AsyncConnection, model: Model) -> list[Condition]:
+    champion = await adapters.champion(connection, model.project, model.model)
+    found: list[Condition] = []
+    watch = await champion_reports.of_champion(connection, champion.adapter_id)
+    if watch is not None and watch["report"]["state"] == "worse":
+        found.append(Condition("champion_worse", "critical", watch["report"]["sentence"]))
+    entries = await audit.entries(connection, model.project, subject=champion.name, limit=1)
+    if entries and entries[0].action == "adapter.roll_back" and entries[0].actor == AUTOMATIC_ACTOR:
+        sentence = f"{champion.name} was put back by itself: {entries[0].detail.get('reason', '')}"
+        found.append(Condition("champion_rolled_back", "critical", sentence))
+    if not await engines.holders(connection, champion.adapter_id):
+        sentence = (
+            f"No engine is ready for {champion.name}, the champion of '{model.model}'. See `hone doctor`."
+        )
+        found.append(Condition("engines_away", "critical", sentence))
+    return found
+
+
+async def _drift(connection: AsyncConnection, model: Model) -> list[Condition]:
+    champion = await adapters.champion(connection, model.project, model.model)
+    found: dict[str, Condition] = {}
+    for report in reversed(await newest(connection, model.project, model.model)):
+        # What was compared with the traffic of an earlier champion says nothing of this one.
+        if report.reference_from < champion.updated_at:
+            continue
+        rule = f"{report.kind}_drift"
+        found.pop(rule, None)
+        if report.alarm:
+            severity: Severity = "critical" if report.kind == "output" else "warning"
+            found[rule] = Condition(rule, severity, f"'{model.model}', {report.kind}: {report.sentence}")
+    return list(found.values())
+
+
+async def _training(connection: AsyncConnection, model: Model) -> list[Condition]:
+    newest_runs = await runs.in_project(connection, model.project, model=model.model)
+    if not newest_runs or newest_runs[0].status != "failed":
+        return []
+    run = newest_runs[0]
+    return [Condition("training_failed", "warning", f"{run.run_id} of '{model.model}' failed: {run.error}")]
+
+
+LOOKS: tuple[Callable[[AsyncConnection, Model], Awaitable[list[Condition]]], ...] = (
+    _canary,
+    _champion,
+    _drift,
+    _training,
+)
