@@ -40,7 +40,7 @@ class Commands(LazyGroup):
             "Close the loop before your eyes: simulated people ask, rate, and get better answers. Takes minutes.",
             RUN,
         ),
-        "retrain": Mounted("retrain.cli:app", "Plan or start a training run.", SHIP),
+        "retrain": Mounted("retrain.cli:app", "Plan or start a training run, or search for a recipe.", SHIP),
         "run": Mounted("retrain.cli:app", "List, follow, pause and cancel training runs.", SHIP),
         "approve": Mounted(
             "feedback.cli:app", "Let a candidate meet traffic. Moves no traffic by itself.", SHIP
@@ -106,9 +106,12 @@ class Commands(LazyGroup):
         "completion": Mounted(
             "feedback.cli:app", "List and show answers, and say why a version gave them.", RECORD
         ),
+        "privacy": Mounted(
+            "feedback.privacy_cli:app", "Erase people, and keep nothing longer than said.", RECORD
+        ),
         "audit": Mounted(
-            "feedback.cli:app",
-            "Show who decided what, newest first, or verify that nobody changed it.",
+            "feedback.privacy_cli:app",
+            "Show who decided what, newest first; `verify` proves that nobody changed it.",
             RECORD,
         ),
         "key": Mounted("feedback.cli:app", "Create, list and revoke API keys.", RECORD),

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from feedback import adapters, runs
+from feedback import adapters, runs, searches
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.errors import HoneError, NotFound
@@ -26,6 +26,7 @@ from feedback.settings import FeedbackSettings
 from feedback.terminal import actor, console, in_record, show_one, show_rows
 
 POLL_SECONDS = 0.5
+SEARCHED = ("learning_rate", "epochs", "rank", "alpha", "beta")
 ENDED = ("succeeded", "failed", "cancelled")
 
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
@@ -35,7 +36,7 @@ Method = Annotated[str, typer.Option(help="auto, sft, dpo or kto; auto lets the 
 RunId = Annotated[str, typer.Argument(help="Run, as `hone run list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train.")
-retrain = typer.Typer(no_args_is_help=True, help="Plan or start a training run.")
+retrain = typer.Typer(no_args_is_help=True, help="Plan or start a training run, or search for a recipe.")
 run = typer.Typer(no_args_is_help=True, help="List, follow, pause and cancel training runs.")
 app.add_typer(retrain, name="retrain")
 app.add_typer(run, name="run")
@@ -74,6 +75,9 @@ def plan_run(
 def start_run(
     model: Model,
     method: Method = "auto",
+    from_search: Annotated[
+        str | None, typer.Option(help="Search whose best recipe to take, from `hone retrain search`.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     project: Project = DEFAULT_PROJECT,
     as_json: AsJson = False,
@@ -82,7 +86,12 @@ def start_run(
     from retrain.plan import make_plan, queue
 
     async def plan_and_queue(connection: Any) -> Run:
-        planned = await make_plan(connection, project, model, method=_method(method))
+        chosen, overrides = _method(method), None
+        if from_search is not None:
+            best = await searches.winner(connection, project, from_search)
+            chosen = chosen or str(best.recipe["method"])
+            overrides = {name: best.recipe[name] for name in SEARCHED if best.recipe.get(name) is not None}
+        planned = await make_plan(connection, project, model, method=chosen, overrides=overrides)
         return await queue(connection, planned, by=actor())
 
     queued = in_record(plan_and_queue)
@@ -92,6 +101,36 @@ def start_run(
         console.print(f"Queued {queued.run_id}: {queued.method.upper()} on {queued.dataset_id}.")
     if watch:
         _follow(project, queued.run_id, as_json=as_json)
+
+
+@retrain.command("search")
+def search_recipe(
+    model: Model,
+    trials: Annotated[int, typer.Option(min=1, help="Recipes to try.")] = 20,
+    sampler: Annotated[str, typer.Option(help="bayesian, random or grid.")] = "bayesian",
+    method: Method = "auto",
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Try recipes on the rows of the next run, here and now, and say which learns best. Changes no answer."""
+    from retrain.search_run import search
+
+    search(project, model, trials=trials, sampler=sampler, method=_method(method), as_json=as_json)
+
+
+@retrain.command("trials")
+def show_trials(
+    search_id: Annotated[str, typer.Argument(help="Search, as `hone retrain search` named it.")],
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a search tried, failures included, best first."""
+    found = in_record(lambda connection: searches.trials(connection, project, search_id))
+    found.sort(key=lambda one: (one.loss is None, one.loss, one.number))
+    shown = ("learning_rate", "epochs", "rank", "beta")
+    rows = [asdict(one) | {name: one.recipe.get(name) for name in shown} for one in found]
+    columns = ("number", "status", "loss", *shown, "duration_seconds")
+    show_rows(rows, columns, as_json=as_json, empty="No trials.")
 
 
 @run.command("list")
