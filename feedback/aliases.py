@@ -114,7 +114,7 @@ def alias_router(desk: Callable[[Request], Desk]) -> APIRouter:
         found = desk(request)
         caller, authorization = _langfuse_caller(found, request)
         speaker = found.hear(request, token=None, authorization=authorization)
-        async with found.database.begin() as connection:
+        async with found.reading() as connection:
             kept = await submissions.claimed_by(connection, caller.project, _claim(score_id))
         await found.take_back(speaker, kept or feedback_named(score_id))
         return {"message": "The score is deleted."}

@@ -268,7 +268,7 @@ def understood_kind(name: str | None) -> str:
 async def _make_token(desk: Desk, request: Request, body: TokenBody) -> dict[str, str]:
     speaker = desk.hear(request, token=None)
     rater = desk.rater(speaker.project, body.rater_id)
-    async with desk.database.begin() as connection:
+    async with desk.reading() as connection:
         found = (await submissions.attributions(connection, [body.completion_id])).get(body.completion_id)
     if found is not None and found.project != speaker.project:
         raise NotFound(f"Project '{speaker.project}' has no completion '{body.completion_id}'.")

@@ -12,7 +12,7 @@ import orjson
 
 from feedback.completions import ESCAPED_NUL
 from feedback.desk import ORIGIN_REFUSED
-from feedback.origins import ANY, HEADERS, METHODS, PREFLIGHT_SECONDS, is_allowed
+from feedback.origins import HEADERS, METHODS, PREFLIGHT_SECONDS, is_allowed
 from feedback.refusals import LANGFUSE_PREFIX, TENSORZERO_PATH, error_body
 
 Message = dict[str, Any]
@@ -21,7 +21,6 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 FEEDBACK_PATH = "/v1/feedback"
-SCRIPT_PATH = "/hone.js"
 BATCH_BYTES_MAX = 4_500_000
 """Longest batch that Langfuse's clients send."""
 
@@ -74,7 +73,10 @@ class FeedbackDoor:
             sentence = f"The body is not JSON that can be kept: {error}. Send one JSON object in UTF-8."
             await _refuse(scope, send, 400, sentence, code="invalid_json")
             return
-        await self.app(_as_json(scope), _once(clean, receive), send)
+        # A page may have sent it as text, to spare its browser a preflight.
+        kept = [one for one in scope["headers"] if one[0] not in (b"content-type", b"content-length")]
+        scope["headers"] = [*kept, (b"content-type", b"application/json")]
+        await self.app(scope, _once(clean, receive), send)
 
     async def _answer_preflight(self, scope: dict[str, Any], origin: str, send: Send) -> None:
         if not is_allowed(origin, self._origins()):
@@ -98,9 +100,7 @@ class FeedbackDoor:
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"vary", b"origin")]
-                if scope["path"] == SCRIPT_PATH:
-                    headers.append((b"access-control-allow-origin", ANY.encode()))
-                elif origin and not scope.get(ORIGIN_REFUSED) and is_allowed(origin, self._origins()):
+                if origin and not scope.get(ORIGIN_REFUSED) and is_allowed(origin, self._origins()):
                     headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
                     headers.append((b"access-control-expose-headers", b"retry-after"))
                 message = {**message, "headers": headers}
@@ -111,7 +111,7 @@ class FeedbackDoor:
 
 def _is_guarded(path: str) -> bool:
     ours = path == FEEDBACK_PATH or path.startswith(f"{FEEDBACK_PATH}/")
-    return ours or path in (TENSORZERO_PATH, SCRIPT_PATH) or path.startswith(LANGFUSE_PREFIX)
+    return ours or path == TENSORZERO_PATH or path.startswith(LANGFUSE_PREFIX)
 
 
 def _clean(body: bytes) -> bytes:
@@ -120,12 +120,6 @@ def _clean(body: bytes) -> bytes:
     if b"\\u0000" in written:
         written = ESCAPED_NUL.sub(r"\1\\ufffd", written.decode()).encode()
     return written
-
-
-def _as_json(scope: dict[str, Any]) -> dict[str, Any]:
-    """The request as one of JSON: a page may send text to save its browser a preflight."""
-    kept = [one for one in scope["headers"] if one[0] not in (b"content-type", b"content-length")]
-    return {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

@@ -111,10 +111,10 @@ def submission(
     if comment is not None:
         check_text("comment", comment, text_chars_max)
     said = (completion_id, session, rater if named else None, kind, name, value, comment, metadata)
+    # A renewed score may say again what it said before: that is a change, and not the same submission.
+    fresh = idempotency_id is None or renews
     return Submission(
-        feedback_id=new_id("fb")
-        if idempotency_id is None
-        else _id_of(project, idempotency_id, said, part_of),
+        feedback_id=new_id("fb") if fresh else _id_of(project, idempotency_id or "", said, part_of),
         project=project,
         completion_id=completion_id,
         rater=rater,

@@ -112,6 +112,7 @@ async def _store(
         )
     ).one()
     if seen.here:
+        await _backdate(connection, given, same_vote)
         return given.feedback_id
     if seen.claimed_by is not None:
         given = await _reclaim(connection, given, seen.claimed_by, acknowledged=acknowledged)
@@ -132,6 +133,33 @@ async def _store(
         )
     )
     return given.feedback_id
+
+
+async def _backdate(connection: AsyncConnection, given: Submission, same_vote: ColumnElement[bool]) -> None:
+    """A submission that was sent again, and arrives for the first time last, was given when it was given first."""
+    earlier = await connection.scalar(
+        update(feedback)
+        .where(feedback.c.feedback_id == given.feedback_id, feedback.c.created_at > given.created_at)
+        .values(created_at=given.created_at)
+        .returning(feedback.c.feedback_id)
+    )
+    if earlier is None:
+        return
+    newest = (
+        await connection.execute(
+            select(feedback).where(same_vote).order_by(feedback.c.created_at.desc()).limit(1)
+        )
+    ).one()
+    await connection.execute(
+        update(feedback)
+        .where(same_vote, feedback.c.effective, feedback.c.feedback_id != newest.feedback_id)
+        .values(effective=False, replaced_at=func.now())
+    )
+    await connection.execute(
+        update(feedback)
+        .where(feedback.c.feedback_id == newest.feedback_id)
+        .values(effective=feedback.c.retracted_at.is_(None), replaced_at=None)
+    )
 
 
 async def _whose(

@@ -10,6 +10,7 @@ import pytest
 
 from feedback.completions import insert_many
 from feedback.database import Database
+from feedback.metrics import FeedbackPolicy
 from feedback.submissions import Retraction
 from tests.builders import PROJECT, a_completion
 from tests.feedback.handing_in import OTHER_KEY, Counter, a_counter, a_token, bearer, code
@@ -102,19 +103,17 @@ async def test_what_makes_no_sense_is_refused_with_what_was_expected(
 
 
 async def test_a_metric_is_looked_up_in_the_model_that_answered(database: Database, state_dir: Path) -> None:
-    from feedback.metrics import FeedbackPolicy
-
     with_stars = FeedbackPolicy.model_validate({"metrics": {"helpful": {}}})
     policies = {"support": FeedbackPolicy(), "sales": with_stars}
     support, sales = a_completion(), a_completion(model="sales")
     async with database.begin() as connection:
         await insert_many(connection, [support, sales])
+    # What is not in the record yet may be of either model.
+    expected = {support.completion_id: 400, sales.completion_id: 200, "chatcmpl-not-yet": 200}
     async with a_counter(database, state_dir, policies) as counter:
-        for completion, expected in ((support, 400), (sales, 200)):
-            body = {"completion_id": completion.completion_id, "name": "helpful", "value": True}
-            assert (await counter.post(body)).status_code == expected
-        # Not in the record yet: it may be of either model.
-        assert (await counter.post({**body, "completion_id": "chatcmpl-not-yet"})).status_code == 200
+        for completion_id, status in expected.items():
+            body = {"completion_id": completion_id, "name": "helpful", "value": True}
+            assert (await counter.post(body)).status_code == status
 
 
 # Who rates

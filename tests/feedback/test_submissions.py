@@ -13,7 +13,7 @@ from feedback import submissions
 from feedback.completions import ESCAPED_NUL, get, insert_many
 from feedback.database import Database
 from feedback.errors import HoneError, NotFound
-from feedback.submissions import Submission
+from feedback.submissions import Retraction, Submission
 from tests.builders import PROJECT, a_completion
 
 
@@ -70,6 +70,39 @@ async def test_a_vote_that_was_delayed_does_not_replace_a_newer_one(database: Da
         )
         await submissions.store(connection, late)
     assert await effective(database) == [True]
+
+
+async def test_a_vote_that_was_delayed_does_not_come_to_life_when_a_newer_one_is_taken_back(
+    database: Database,
+) -> None:
+    late = a_vote(False)
+    newer = replace(a_vote(True), created_at=late.created_at + timedelta(seconds=1))
+    async with database.begin() as connection:
+        await submissions.store(connection, newer)
+        await submissions.retract(connection, PROJECT, newer.feedback_id)
+        await submissions.store(connection, late)
+    assert await effective(database) == []
+
+
+async def test_a_vote_sent_again_counts_from_when_it_was_sent_first(database: Database) -> None:
+    first = a_vote(False, idempotency_id="once")
+    between, again = (
+        replace(one, created_at=first.created_at + timedelta(seconds=seconds))
+        for seconds, one in ((1, a_vote(True)), (2, first))
+    )
+    async with database.begin() as connection:
+        for one in (between, again, first):
+            await submissions.store(connection, one)
+        assert len(await submissions.of_completion(connection, PROJECT, "chatcmpl-1")) == 2
+    assert await effective(database) == [True]
+
+
+async def test_what_was_taken_back_before_it_arrived_arrives_taken_back(database: Database) -> None:
+    vote = a_vote()
+    gone = Retraction(vote.feedback_id, PROJECT, None, None, vote.created_at)
+    async with database.begin() as connection:
+        await submissions.apply_all(connection, [gone, vote])
+    assert await effective(database) == []
 
 
 async def test_a_vote_may_come_before_the_completion_it_rates(database: Database) -> None:
