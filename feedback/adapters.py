@@ -17,6 +17,7 @@ from feedback import audit
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.ids import new_hex
+from feedback.privacy_tables import tainted_adapters
 from feedback.tables import adapters, runs
 from feedback.tuning_tables import fine_tuning_jobs
 
@@ -213,9 +214,12 @@ async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
     """Versions that every engine of their base should hold.
 
     All that may answer or be evaluated; of each model also the former champion that a rollback would restore, and
-    the one retired last, so that taking a rollback back is as quick; and whatever answers under an `ft:` name.
+    the one retired last, so that taking a rollback back is as quick; and whatever answers under an `ft:` name. Not what
+    an erasure retired.
     """
-    every_version = await every(connection)
+    retired_for_good = select(tainted_adapters.c.adapter_id).where(tainted_adapters.c.retired_at.is_not(None))
+    forgotten = set(await connection.scalars(retired_for_good))
+    every_version = [one for one in await every(connection) if one.adapter_id not in forgotten]
     wanted = [a for a in every_version if a.state not in ("retired", "rejected")]
     replaced = {a.replaces for a in every_version if a.state == "champion"}
     retired = sorted((a for a in every_version if a.state == "retired"), key=lambda a: a.updated_at)

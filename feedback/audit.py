@@ -108,6 +108,19 @@ async def verify(connection: AsyncConnection) -> int | None:
     return None
 
 
+async def newest(connection: AsyncConnection) -> tuple[int, str]:
+    """How many entries there are, and the hash of the last."""
+    query = select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)
+    row = (await connection.execute(query)).one_or_none()
+    return (row.sequence, row.hash) if row else (0, GENESIS)
+
+
+async def has(connection: AsyncConnection, entry_hash: str) -> bool:
+    """Whether an entry has this hash."""
+    found = await connection.scalar(select(audit.c.sequence).where(audit.c.hash == entry_hash))
+    return found is not None or entry_hash == GENESIS
+
+
 def _entry_hash(
     previous: str,
     sequence: int,

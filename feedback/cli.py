@@ -288,33 +288,6 @@ def roll_back(
     console.print(f"{done.name} is the champion again.")
 
 
-@app.command("audit")
-def show_audit(
-    subject: Annotated[
-        str | None, typer.Option(help="Only what was decided about this, such as support@7.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute the whole chain of hashes instead.")
-    ] = False,
-    limit: Annotated[int, typer.Option(help="Entries to show.")] = 30,
-    project: Project = DEFAULT_PROJECT,
-    as_json: AsJson = False,
-) -> None:
-    """Show who decided what, newest first, or verify that nobody changed it."""
-    if verify:
-        broken = in_record(audit.verify)
-        if broken is not None:
-            console.print(
-                f"The audit trail is broken at entry {broken}: it, or an entry before it, was changed or removed."
-            )
-            raise typer.Exit(1)
-        console.print("The audit trail is whole.")
-        return
-    found = in_record(lambda connection: audit.entries(connection, project, subject=subject, limit=limit))
-    columns = ("at", "actor", "action", "subject", "detail")
-    show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="Nothing was decided yet.")
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = orjson.loads(text)

@@ -1,9 +1,9 @@
 """Completions: every answered request, once, in three tables that live for different times.
 
 `insert_documents` may be called again with the same rows after a crash or a lost connection: a completion that is
-already there is left as it is. A batch travels as one JSON document, which PostgreSQL takes apart: the gateway records
-as fast as it answers, and COPY would cost it four times as much. A partition that is missing is made, and the batch
-goes in.
+already there is left as it is, and what was erased stays out. A batch travels as one JSON document, which PostgreSQL
+takes apart: the gateway records as fast as it answers, and COPY would cost it four times as much. A partition that is
+missing is made, and the batch goes in.
 
 Readers of what was said go through `with_text` or `for_training`: text may be there as it was said, redacted, or no
 longer.
@@ -112,6 +112,13 @@ def _insert() -> str:
         WITH arriving AS MATERIALIZED (
             SELECT *, completion_day(completion_id) AS day
             FROM json_to_recordset(CAST(:rows AS json)) AS arriving ({arriving}, redacted json)
+            WHERE NOT EXISTS (SELECT FROM tombstones) OR NOT EXISTS (
+                SELECT FROM tombstones AS stone WHERE arriving.created_at <= stone.until AND stone.hash IN (
+                    erasure_hash(completion_id),
+                    erasure_hash('rater/' || project || '/' || rater),
+                    erasure_hash('session/' || project || '/' || session)
+                )
+            )
         ), said AS (
             INSERT INTO completion_texts ({said}) SELECT {said} FROM arriving WHERE request IS NOT NULL {once}
         ), redacted AS (

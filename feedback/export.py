@@ -5,7 +5,8 @@ from corrected answers. `sft`: `messages`, from corrections and from answers wit
 Training rows hold only what may be trained on: completions with consent, redacted where a redacted copy is kept. Each
 row says which completion and feedback it came from. Rows whose text was deleted are left out.
 
-An export is a copy outside the record: nothing here finds it again, so retention and erasure do not reach it.
+An export is a copy outside the record. An erasure deletes it where it was written (`feedback.exports` knows where); a
+copy of it, and what retention dropped meanwhile, stay as they are.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import browse, completions, datasets, export, submissions
+from feedback import browse, completions, datasets, export, exports, submissions
 from feedback.errors import HoneError
 from feedback.import_cli import import_feedback
 from feedback.keys import DEFAULT_PROJECT
-from feedback.terminal import console, in_record, show_one, show_rows
+from feedback.terminal import actor, console, in_record, show_one, show_rows
 from feedback.wanted import Wanted
 
 AGO = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -270,7 +270,7 @@ def export_feedback(
     ] = False,
     project: Project = DEFAULT_PROJECT,
 ) -> None:
-    """Write feedback to a file, with TRL's columns or as it is stored. Erasure does not reach the file."""
+    """Write feedback to a file, with TRL's columns or as it is stored. An erasure deletes the file."""
     asked = wanted(
         project,
         model,
@@ -286,6 +286,8 @@ def export_feedback(
     if to is not None and to.suffix not in (".jsonl", ".parquet"):
         raise HoneError(f"--to '{to}' ends in '{to.suffix}'; expected .jsonl or .parquet.")
 
+    path = (to or Path()).absolute()
+
     async def work(connection: AsyncConnection) -> int:
         counted = _Counted(export.rows(connection, asked, columns))
         as_parquet = to is not None and to.suffix == ".parquet"
@@ -298,6 +300,9 @@ def export_feedback(
                 await _write(pieces, file, counted)
         return counted.count
 
+    if to is not None:
+        # Before the first byte: a file that a crash leaves half written must be found, too.
+        in_record(lambda connection: exports.note(connection, project, path, by=actor()))
     count = in_record(work)
     if to is not None:
         console.print(f"{count} rows in {to}.")

@@ -43,7 +43,7 @@ tombstones = Table(
         "until",
         DateTime(timezone=True),
         nullable=False,
-        comment="What was made up to then is refused; infinity: whatever comes.",
+        comment="What was made up to then is refused; the year 9999: whatever comes.",
     ),
     comment="What must not come back from a spool, a late vote or an import.",
 )

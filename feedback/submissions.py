@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, and_, cast, exists, func, or_, select, tex
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback import tombstones
 from feedback.completions import day_of
 from feedback.errors import NotFound, Refused
 from feedback.said import ANONYMOUS as ANONYMOUS
@@ -84,11 +85,20 @@ async def store_all(
         Refused: nothing was acknowledged yet, and the idempotency id has other content, or the token another rater.
     """
     await _lock(connection, (name for one in given for name in _lock_names(one)))
+    buried = await tombstones.refused(connection, given)
+    if buried and not acknowledged:
+        raise Refused(
+            "The answer, conversation or rater of this feedback was erased on request: nothing more is kept about it.",
+            status=410,
+            code="erased",
+        )
     if known is None:
         about = (one.completion_id for one in given if one.completion_id is not None)
         known = await attributions(connection, about)
     return [
-        await _store(connection, one, known.get(one.completion_id or ""), acknowledged=acknowledged)
+        one.feedback_id
+        if one.feedback_id in buried
+        else await _store(connection, one, known.get(one.completion_id or ""), acknowledged=acknowledged)
         for one in given
     ]
 

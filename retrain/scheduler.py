@@ -27,13 +27,15 @@ from feedback.models import Model
 from feedback.settings import FeedbackSettings
 from feedback.tables import completions, feedback
 from retrain.duties import watching
-from retrain.plan import make_plan, queue
+from retrain.forgetting import carry_out_erasures, keep_no_longer
 from retrain.opinions import TRAINING_KINDS
+from retrain.plan import make_plan, queue
 from retrain.requests import answer_requests
 from retrain.settings import RetrainSettings
 from retrain.worker import Worker
 
 STANDBY_SECONDS = 1.0
+RETENTION_SECONDS = 3600.0
 LEADER_CHECK_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
@@ -113,6 +115,8 @@ async def _lead(
         ("requests", settings.worker_tick_seconds, lambda: answer_requests(database)),
         ("runs", settings.worker_tick_seconds, worker.tick),
         *watching(database, state_dir, settings),
+        ("erasures", settings.worker_tick_seconds, lambda: carry_out_erasures(database, state_dir)),
+        ("retention", RETENTION_SECONDS, lambda: keep_no_longer(database, FeedbackSettings.load())),
         ("trigger", settings.trigger_check_seconds, trigger.check),
     ]
     for name, seconds, duty in duties:

@@ -25,6 +25,8 @@ from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
 from serving.admin import admin_router
 from serving.admin_browse import admin_browse_router
+from serving.admin_datasets import admin_datasets_router
+from serving.admin_privacy import admin_privacy_router
 from serving.admin_runs import admin_runs_router
 from serving.admin_watch import admin_watch_router
 from serving.endpoints import ENDPOINTS
@@ -81,6 +83,8 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     app.include_router(admin_browse_router(_admin_deps))
     app.include_router(admin_watch_router(_admin_deps))
     app.include_router(admin_runs_router(_admin_deps))
+    app.include_router(admin_privacy_router(_admin_deps))
+    app.include_router(admin_datasets_router(_admin_deps))
     app.include_router(files_router(lambda request: _tuning_deps(request, record)))
     app.include_router(fine_tuning_router(lambda request: _tuning_deps(request, record)))
     app.include_router(web_router())
@@ -169,9 +173,7 @@ def _as_api_error(error: Refused) -> ApiError:
     kind = ERROR_TYPES.get(error.status, "invalid_request_error")
     after: Headers = [] if error.seconds is None else [(b"retry-after", b"%d" % error.seconds)]
     headers = [(b"allow", b"POST"), *after] if error.status == 405 else after
-    return ApiError(
-        error.status, str(error), type=kind, param=error.param, code=error.code, headers=headers
-    )
+    return ApiError(error.status, str(error), type=kind, param=error.param, code=error.code, headers=headers)
 
 
 def _answer_error(request: Request, error: ApiError, *, title: str = "Refused") -> Response:

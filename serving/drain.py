@@ -1,6 +1,6 @@
-"""Move the spool into the record, in batches, without taking the event loop from anybody.
+"""Move the spool into the record, in batches.
 
-Rows are read in slices of a millisecond. A batch is forgotten by the spool only once its transaction has committed;
+A batch is forgotten by the spool only once its transaction has committed;
 inserting one twice is harmless, so every completion is in the record exactly once, whatever was killed. While the
 database is away the spool grows and the drain tries again with a growing pause.
 
@@ -13,30 +13,33 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
-from feedback import completions, submissions
+from feedback import completions, erasures, submissions
 from feedback.database import Database
 from feedback.ids import new_id
 from feedback.submissions import Spooled
-from serving.spool import COMPLETION, FEEDBACK, Batch, Record, Spool
-from serving.transcript import read_row
+from serving.redaction import read_completion, read_redacted
+from serving.spool import COMPLETION, FEEDBACK, ROW, Batch, Reader, Record, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.001
 PAUSE_PER_SLICE = 4.0
-"""Reading takes a fifth of the event loop at most: a peak of requests waits on disk, not in line."""
+"""Where the event loop also answers, reading takes a fifth of it at most, in slices: a peak of requests waits on disk,
+not in line."""
 PAUSE_SECONDS_MAX = 10.0
 FEEDBACK_ROWS = 32
 ADOPT_SECONDS = 30.0
 
 
 READ: dict[int, Callable[[bytes], bytes | Spooled]] = {
-    COMPLETION: read_row,
+    COMPLETION: read_completion,
+    ROW: read_redacted,
     FEEDBACK: submissions.read_spooled,
 }
 
@@ -49,18 +52,23 @@ class Item(NamedTuple):
 
 
 class Drain:
-    """The task that empties one gateway's spool."""
+    """The task that empties one gateway's spool.
+
+    With `shares_loop` the same event loop answers requests.
+    """
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Reader,
         database: Database,
         *,
         batch_rows_max: int = 1024,
         interval_seconds: float = 0.2,
         sync_seconds: float = 1.0,
+        shares_loop: bool = True,
     ) -> None:
         self.spool = spool
+        self.shares_loop = shares_loop
         self.database = database
         self.batch_rows_max = batch_rows_max
         self.interval_seconds = interval_seconds
@@ -68,6 +76,7 @@ class Drain:
         self.recorded = 0
         self.refused = 0
         self.last_error: str | None = None
+        self._renewed_at = datetime.now(UTC)
 
     async def run(self) -> None:
         """Drain until cancelled."""
@@ -101,7 +110,19 @@ class Drain:
             if time.monotonic() - adopted_at > ADOPT_SECONDS:
                 adopted_at = time.monotonic()
                 self.spool.adopt()
+                await self.let_go()
             await asyncio.sleep(pause)
+
+    async def let_go(self) -> None:
+        """Drop from the disk what was stored before somebody asked to be forgotten; the writer's process can."""
+        if not isinstance(self.spool, Spool):
+            return
+        with suppress(OSError, DBAPIError, SpoolFull):
+            async with self.database.begin() as connection:
+                asked = await erasures.newest_request(connection)
+            now = datetime.now(UTC)
+            if asked is not None and asked >= self._renewed_at and self.spool.renew():
+                self._renewed_at = now
 
     async def _sync_for_ever(self) -> None:
         while True:
@@ -126,7 +147,7 @@ class Drain:
                 items.append(Item(record, READ[record.kind](record.payload)))
             except Exception as error:  # Whatever an engine sent, the records behind it must get through.
                 self._set_aside(record, error)
-            if (spent := time.perf_counter() - began) > SLICE_SECONDS:
+            if self.shares_loop and (spent := time.perf_counter() - began) > SLICE_SECONDS:
                 await asyncio.sleep(spent * PAUSE_PER_SLICE)
                 began = time.perf_counter()
         return items

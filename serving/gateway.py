@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from starlette.requests import Request as HttpRequest
 
-from feedback import keys
+from feedback import keys, retention
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
@@ -22,6 +22,7 @@ from serving.adapter_watcher import AdapterWatcher
 from serving.auth import Caller, credentials, identify
 from serving.chat import Completions
 from serving.drain import Drain
+from serving.drain_process import DrainProcess
 from serving.endpoints import ENDPOINTS
 from serving.engines import Engine, Timeouts
 from serving.exchange import Handler
@@ -61,7 +62,8 @@ class Gateway:
         self.token_secret = token_secret
         self.metrics = RequestMetrics()
         self.recorder = Recorder(spool)
-        self.drain = Drain(
+        draining = DrainProcess if settings.record_in_own_process else Drain
+        self.drain: DrainProcess | Drain = draining(
             spool,
             database,
             batch_rows_max=settings.record_batch_rows_max,
@@ -106,6 +108,7 @@ class Gateway:
             async with asyncio.timeout(START_TIMEOUT_SECONDS), database.begin() as connection:
                 pseudonym_secret = await keys.service_secret(connection, "pseudonym")
                 token_secret = await keys.service_secret(connection, "feedback_token")
+                await retention.make_ahead(connection)
         except (OSError, TimeoutError) as error:
             await database.close()
             raise HoneError(
@@ -116,7 +119,11 @@ class Gateway:
             settings=settings,
             database=database,
             state_dir=record.absolute_state_dir,
-            spool=Spool(spool_directory(record), bytes_max=settings.spool_bytes_max),
+            spool=Spool(
+                spool_directory(record),
+                bytes_max=settings.spool_bytes_max,
+                read_elsewhere=settings.record_in_own_process,
+            ),
             engines=connect_engines(settings),
             pseudonym_secret=pseudonym_secret,
             token_secret=token_secret,

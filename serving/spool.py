@@ -6,9 +6,10 @@ written after its payload, so a kill leaves at most one record without a frame, 
 safe.
 `sync` writes to the platter what the system still holds; between two syncs a power cut, not a kill, may cost records.
 
-One reader follows the writer: `next_batch` shows the oldest records, `advance` forgets them once they are stored.
-A crash between the two shows them again, so whoever inserts them must be idempotent. A gateway that starts adopts the
-directories of gateways that died: the lock on a directory ends with its process.
+One reader follows the writer, in the same process or in another: `next_batch` shows the oldest records, `advance`
+forgets them once they are stored. A crash between the two shows them again, so whoever inserts them must be idempotent.
+The writer learns from the cursor in the directory what was stored. A reader adopts the directories of gateways that
+died: the lock on a directory ends with the processes that hold it.
 
 Bounded in bytes: a full spool, or disk, refuses (`SpoolFull`) and keeps what it has. Space is reserved a segment at a
 time, so a disk that fills up is noticed there and not inside a record.
@@ -57,52 +58,19 @@ class Batch:
     offset: int
 
 
-class Spool:
-    """The spool of one gateway process, and those it adopted."""
+class Reader:
+    """Reads what one gateway spooled, and what dead ones left."""
 
-    def __init__(
-        self, root: Path, *, bytes_max: int = 4 * 1024**3, segment_bytes: int = SEGMENT_BYTES
-    ) -> None:
-        """Open a new directory under `root`; `bytes_max` bounds what this process has spooled and not stored."""
-        self.root = root
-        self.bytes_max = bytes_max
-        self.segment_bytes = segment_bytes
-        root.mkdir(parents=True, exist_ok=True)
-        self.own = Queue.create(root / f"gateway-{new_hex()}")
+    def __init__(self, own: "Queue") -> None:
+        self.own = own
+        self.root = own.directory.parent
         self.adopted: list[Queue] = []
-        self.adopt()
-        self._number = 0
         self._synced = 1
-        self._segment = self._open_segment(segment_bytes)
-        self._at = 0
 
     @property
-    def depth_bytes(self) -> int:
-        """Bytes that are not stored yet, those of adopted directories included."""
-        return self.own.bytes_left + sum(queue.bytes_left for queue in self.adopted)
-
-    def append(self, kind: int, *parts: bytes | bytearray) -> None:
-        """Write one record, the concatenation of `parts`. When this returns, killing the process cannot lose it.
-
-        Raises:
-            SpoolFull: the spool or the disk is full; nothing was written.
-        """
-        length = sum(map(len, parts))
-        size = FRAME.size + length
-        if self.own.bytes_left + size > self.bytes_max:
-            raise SpoolFull(
-                f"The spool in {self.root} holds its {self.bytes_max} bytes; the database must take some first."
-            )
-        if self._at + size > len(self._segment):
-            self._roll(size)
-        segment, checksum, start = self._segment, kind, self._at + FRAME.size
-        for part in parts:
-            checksum, end = zlib.crc32(part, checksum), start + len(part)
-            segment[start:end] = part
-            start = end
-        FRAME.pack_into(segment, self._at, length, checksum, kind)
-        self._at = start
-        self.own.bytes_left += size
+    def adopted_bytes(self) -> int:
+        """Bytes in adopted directories that are not stored yet."""
+        return sum(queue.bytes_left for queue in self.adopted)
 
     def next_batch(self, *, records_max: int = 1024, bytes_max: int = 1024 * 1024) -> Batch | None:
         """The oldest records, dead gateways' first; at least one if there is any, however large it is."""
@@ -112,7 +80,7 @@ class Spool:
                 return batch
             queue.remove()
             self.adopted.remove(queue)
-        return self.own.read(records_max, bytes_max) if self.own.bytes_left else None
+        return self.own.read(records_max, bytes_max)
 
     def advance(self, batch: Batch) -> None:
         """Forget a batch: everything in it is stored."""
@@ -126,21 +94,99 @@ class Spool:
 
     def sync(self) -> None:
         """Wait until the disk has everything that was appended before this call. Blocks: call it from a thread."""
-        newest = self._number
-        for number in range(self._synced, newest + 1):
+        numbers = [number for number in sorted(self.own.segments()) if number >= self._synced]
+        for number in numbers:
             with suppress(FileNotFoundError):  # stored and deleted meanwhile
                 file = os.open(self.own.path(number), os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     os.fdatasync(file)
                 finally:
                     os.close(file)
-        self._synced = newest
+        self._synced = max(numbers, default=self._synced)
+
+
+class Spool(Reader):
+    """The spool of one gateway process: its writer, which may be its reader, too."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        bytes_max: int = 4 * 1024**3,
+        segment_bytes: int = SEGMENT_BYTES,
+        read_elsewhere: bool = False,
+    ) -> None:
+        """Open a new directory under `root`; `bytes_max` bounds what this process has spooled and not stored.
+
+        With `read_elsewhere` a reader in another process takes what is here, and adopts.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        super().__init__(Queue.create(root / f"gateway-{new_hex()}"))
+        self.bytes_max = bytes_max
+        self.segment_bytes = segment_bytes
+        self._appended = 0
+        self._stored = 0
+        self._starts: dict[int, int] = {}
+        self._number = 0
+        self._segment = self._open_segment(segment_bytes)
+        self._at = 0
+        if not read_elsewhere:
+            self.adopt()
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of this process that are not stored yet, as the cursor says."""
+        segment, offset = self.own.cursor()
+        if segment in self._starts:  # Not so, for a moment, while the cursor is being written.
+            self._stored = self._starts[segment] + offset
+            self._starts = {number: start for number, start in self._starts.items() if number >= segment}
+        return self._appended - self._stored
+
+    @property
+    def depth_bytes(self) -> int:
+        """Bytes that are not stored yet, those of adopted directories included."""
+        return self.own_bytes + self.adopted_bytes
+
+    def append(self, kind: int, *parts: bytes | bytearray) -> None:
+        """Write one record, the concatenation of `parts`. When this returns, killing the process cannot lose it.
+
+        Raises:
+            SpoolFull: the spool or the disk is full; nothing was written.
+        """
+        length = sum(map(len, parts))
+        size = FRAME.size + length
+        left_at_most = self._appended - self._stored
+        if left_at_most + size > self.bytes_max and self.own_bytes + size > self.bytes_max:
+            raise SpoolFull(
+                f"The spool in {self.root} holds its {self.bytes_max} bytes; the database must take some first."
+            )
+        if self._at + size > len(self._segment):
+            self._roll(size)
+        segment, checksum, start = self._segment, kind, self._at + FRAME.size
+        for part in parts:
+            checksum, end = zlib.crc32(part, checksum), start + len(part)
+            segment[start:end] = part
+            start = end
+        FRAME.pack_into(segment, self._at, length, checksum, kind)
+        self._at = start
+        self._appended += size
+
+    def renew(self) -> bool:
+        """Delete what is stored from the disk too, by beginning a new segment; False while some is not stored yet."""
+        if self._at:
+            self._roll(0)
+        if self.own_bytes or self.adopted:
+            return False
+        for number in self.own.segments():
+            if number < self._number:
+                self.own.path(number).unlink(missing_ok=True)
+        return True
 
     def close(self) -> None:
         """Let go of the directory; removes it when nothing is left in it."""
         self._segment.close()
-        for queue in (self.own, *self.adopted):
-            if queue.bytes_left:
+        for queue, left in ((self.own, self.own_bytes), *((one, one.bytes_left) for one in self.adopted)):
+            if left:
                 queue.unlock()
             else:
                 queue.remove()
@@ -166,6 +212,7 @@ class Spool:
         finally:
             os.close(file)
         self._number += 1
+        self._starts[self._number] = self._appended
         return segment
 
 
@@ -173,11 +220,14 @@ class Queue:
     """One directory, read from its cursor on."""
 
     def __init__(self, directory: Path, lock: int) -> None:
+        """Read `directory`, whose `lock` is held by this process or its parent."""
         self.directory = directory
-        self._lock = lock
+        self.lock = lock
         self._cursor_file = os.open(directory / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        numbers = sorted(self._segments())
-        self._segment, self._offset = self._read_cursor() or (numbers[0] if numbers else 1, 0)
+        numbers = sorted(self.segments())
+        self._segment, self._offset = self.cursor()
+        if not self.path(self._segment).exists():  # It was stored to its end and deleted.
+            self._segment, self._offset = (numbers[0] if numbers else 1), 0
         ends = {number: _end_of_records(self.path(number)) for number in numbers if number >= self._segment}
         self.bytes_left = sum(ends.values()) - self._offset
 
@@ -214,10 +264,12 @@ class Queue:
     def read(self, records_max: int, bytes_max: int) -> Batch | None:
         """The records after the cursor. A segment ends at the first frame that is not whole."""
         while True:
+            # Asked before reading: once there is a next segment, nothing is added to this one.
+            ended = self.path(self._segment + 1).exists()
             records, offset = _read_records(self.path(self._segment), self._offset, records_max, bytes_max)
             if records:
                 return Batch(self, records, offset)
-            if not self.path(self._segment + 1).exists():
+            if not ended:
                 return None
             self.path(self._segment).unlink(missing_ok=True)
             self._segment, self._offset = self._segment + 1, 0
@@ -232,23 +284,24 @@ class Queue:
     def unlock(self) -> None:
         """Leave the directory to whoever adopts it."""
         os.close(self._cursor_file)
-        os.close(self._lock)
+        os.close(self.lock)
 
     def remove(self) -> None:
         """Delete the directory."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unlock()
 
-    def _segments(self) -> list[int]:
+    def segments(self) -> list[int]:
+        """The numbers of the segments that are there."""
         return [int(path.stem) for path in self.directory.glob("*.log")]
 
-    def _read_cursor(self) -> tuple[int, int] | None:
+    def cursor(self) -> tuple[int, int]:
+        """Segment and offset up to which everything is stored, as far as the directory says."""
         data = os.pread(self._cursor_file, CURSOR.size, 0)
-        if len(data) < CURSOR.size:
-            return None
-        segment, offset, checksum = CURSOR.unpack(data)
-        known = checksum == zlib.crc32(data[:16]) and self.path(segment).exists()
-        return (segment, offset) if known else None
+        if len(data) < CURSOR.size or zlib.crc32(data[:16]) != CURSOR.unpack(data)[2]:
+            return 1, 0
+        segment, offset, _ = CURSOR.unpack(data)
+        return segment, offset
 
 
 def _end_of_records(path: Path) -> int:
@@ -268,11 +321,9 @@ def _read_records(path: Path, offset: int, records_max: int, bytes_max: int) -> 
     except FileNotFoundError:
         return records, offset
     try:
-        data = os.pread(file, bytes_max, offset)
-        if len(data) >= FRAME.size:
-            first = FRAME.size + FRAME.unpack_from(data)[0]
-            if first > len(data):
-                data = os.pread(file, first, offset)
+        frame = os.pread(file, FRAME.size, offset)
+        length = FRAME.unpack(frame)[0] if len(frame) == FRAME.size else 0
+        data = os.pread(file, max(bytes_max, FRAME.size + length), offset) if length else b""
     finally:
         os.close(file)
     at = 0

@@ -227,6 +227,16 @@ def upgrade() -> None:
         postgresql_partition_by="RANGE (day)",
         comment="The same without what the redaction found in it, where the policy asks for that. A partition a day.",
     )
+    for table in PARTITIONED[1:]:
+        op.create_index(
+            f"ix_{table}_metadata",
+            table,
+            ["metadata"],
+            unique=False,
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+            postgresql_where=sa.text("metadata IS NOT NULL"),
+        )
     for parent in PARTITIONED:
         # Ids that carry no day, and days that cannot be: rows there are deleted, never dropped.
         op.execute(
@@ -1313,7 +1323,7 @@ def _create_forgetting() -> None:
             "until",
             sa.DateTime(timezone=True),
             nullable=False,
-            comment="What was made up to then is refused; infinity: whatever comes.",
+            comment="What was made up to then is refused; the year 9999: whatever comes.",
         ),
         sa.ForeignKeyConstraint(
             ["erasure_id"], ["erasures.erasure_id"], name=op.f("fk_tombstones_erasure_id")
