@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.runs import Run
 from retrain.cli import app
+from retrain.train import log_file
 from tests.builders import FAILED, PASSED, PROJECT
 from tests.retrain.record import MODEL, evaluating_run, teach
 
@@ -60,6 +62,39 @@ def test_now_queues_a_run_that_list_and_show_know_and_cancel_ends(database_url: 
     assert "will stop" in hone("run", "cancel", queued["run_id"]).output
     cancelled: Run = in_database(database_url, lambda connection: runs.by_id(connection, queued["run_id"]))
     assert cancelled.cancel_requested
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_says_what_it_tried_and_a_run_takes_the_best(database_url: str, tiny_model: Path) -> None:
+    in_database(database_url, lambda connection: teach(connection, tiny_model))
+    output = hone("retrain", "search", "--model", MODEL, "--trials", "1", "--sampler", "random").output
+    search_id = output.partition(":")[0]
+    assert f"hone retrain now --model {MODEL} --from-search {search_id}" in " ".join(output.split())
+    (trial,) = [
+        json.loads(line) for line in hone("retrain", "trials", search_id, "--json").output.splitlines()
+    ]
+    assert trial["status"] == "complete"
+    queued = json.loads(hone("retrain", "now", "--model", MODEL, "--from-search", search_id, "--json").output)
+    assert queued["recipe"]["learning_rate"] == trial["recipe"]["learning_rate"]
+    assert queued["dataset_id"] == trial["dataset_id"]
+
+
+def test_a_run_is_paused_and_resumed_and_its_log_is_shown(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HONE_STATE_DIR", str(tmp_path))
+    in_database(database_url, lambda connection: teach(connection, "tiny"))
+    run_id = json.loads(hone("retrain", "now", "--model", MODEL, "--json").output)["run_id"]
+    with pytest.raises(HoneError, match="has no log"):
+        hone("run", "logs", run_id)
+    with pytest.raises(HoneError, match="nothing to resume"):
+        hone("run", "resume", run_id)
+    assert f"hone run resume {run_id}" in hone("run", "pause", run_id).output
+    assert "will go on" in hone("run", "resume", run_id).output
+    file = log_file(tmp_path, run_id)
+    file.parent.mkdir(parents=True)
+    file.write_text("loss 0.5\n")
+    assert hone("run", "logs", run_id).output == "loss 0.5\n"
 
 
 def test_what_cannot_be_trained_is_refused_with_what_is_missing(database_url: str) -> None:
