@@ -33,7 +33,7 @@ from feedback.wanted import Wanted, completion_conditions, feedback_query, json_
 PAGE_ROWS = 50
 PAGE_ROWS_MAX = 1000
 SEARCH_DAYS = 7
-METADATA_LOOKED_AT = 20_000
+METADATA_LOOKED_AT = 2000
 TEXTS = (completion_texts, completion_redacted)
 
 
@@ -179,11 +179,9 @@ async def _with_metadata(
     """
     there = completions.c
     near = await _ids(connection, wanted, condition, METADATA_LOOKED_AT, oldest_first)
-    found: list[str] = []
-    for start in range(0, len(near), 1000):
-        found += await _that_carry(connection, near[start : start + 1000], wanted.metadata)
-        if len(found) >= limit:
-            return found[:limit]
+    found = await _that_carry(connection, near, wanted.metadata)
+    if len(found) >= limit:
+        return found[:limit]
     if len(near) < METADATA_LOOKED_AT:
         return found
     carrying = union(

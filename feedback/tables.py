@@ -322,6 +322,16 @@ def _said() -> "tuple[Column[object], ...]":
     )
 
 
+def _by_metadata(table: str) -> Index:
+    return Index(
+        f"ix_{table}_metadata",
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_where=text("metadata IS NOT NULL"),
+    )
+
+
 completions = Table(
     "completions",
     metadata,
@@ -379,6 +389,7 @@ completion_texts = Table(
     *_said(),
     Column("prompt_token_ids", ARRAY(Integer)),
     Column("output_token_ids", ARRAY(Integer)),
+    _by_metadata("completion_texts"),
     postgresql_partition_by="RANGE (day)",
     comment="What was asked and answered, as it was said. Short-lived: a partition a day.",
 )
@@ -390,6 +401,7 @@ completion_redacted = Table(
     *_day(),
     *_said(),
     Column("found", JSONB, nullable=False, comment='How many of each type were replaced: {"EMAIL": 1}.'),
+    _by_metadata("completion_redacted"),
     postgresql_partition_by="RANGE (day)",
     comment="The same without what the redaction found in it, where the policy asks for that. A partition a day.",
 )
