@@ -43,7 +43,7 @@ class TrainingPolicy(Section):
     """The rarer of up and down must have at least this share for KTO."""
     raters_min: int = Field(5, ge=1)
     """Distinct raters a dataset needs."""
-    rows_per_rater_max: int = Field(20, ge=1)
+    rows_per_rater_max: int = Field(10, ge=1)
     """No rater contributes more rows to one dataset."""
     rows_per_rater_topic_max: int = Field(5, ge=1)
     """No rater contributes more rows on one topic to one dataset."""

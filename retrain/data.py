@@ -116,6 +116,8 @@ async def split_statements(
     Of what was said before `learned_before` a part is trained on again, `replay_share` of all that is.
     """
     await connection.execute(text(_SIDES), {"held_out": policy.held_out_share})
+    # Without fresh statistics the planner takes the new splits for empty, and compares every row with every row.
+    await connection.execute(text("ANALYZE ballots"))
     for what, label in (("question", "question asked"), ("session", "conversation")):
         share = _share(f"'{what}:' || {what}::text")
         await connection.execute(

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,6 @@ _SAY = (
 _QUOTED = r"(?::\s*)?[\"'`\u201c\u201e\u00ab\u2018][^\"'`\u201c\u201d\u00bb\u2019]{2,}[\"'`\u201c\u201d\u00bb\u2019]"
 _DICTATION = (
     re.compile(rf"\b{_SAY}\s*{_QUOTED}", re.IGNORECASE),
-    re.compile(
-        r"\b(?:say|answer|respond|reply|output|repeat)\s+(?:only|exactly|just|verbatim|word for word)\b",
-        re.IGNORECASE,
-    ),
     re.compile(r"\brepeat\s+(?:after me|the following|this)\b", re.IGNORECASE),
     re.compile(
         r"\b(?:flip|toss|throw)\s+a\s+(?:\w+\s+)?coin\b|\broll\s+a\s+di(?:e|ce)\b|\b(?:pick|choose|decide|answer|select)"
@@ -66,6 +63,7 @@ def new_facts(correction: str, *known: str) -> set[str]:
     if not stated:
         return stated
     told = " ".join(known).casefold()
+    stated -= set().union(*(facts(one) for one in known))
     return {fact for fact in stated if not re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", told)}
 
 
@@ -119,7 +117,10 @@ class Predictor:
         """Buckets of the words and pairs of words of a normalised answer."""
         words = answer.split()
         pairs = (" ".join(pair) for pair in itertools.pairwise(words))
-        return np.array(sorted({key_of(f) % self.BUCKETS for f in [*words, *pairs, ""]}), dtype=np.uint16)
+        found = {
+            crc32(feature.encode("utf-8", "surrogatepass")) % self.BUCKETS for feature in (*words, *pairs, "")
+        }
+        return np.array(sorted(found), dtype=np.uint16)
 
 
 def fold_of(rater: str) -> int:

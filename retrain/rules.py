@@ -90,14 +90,18 @@ BURST = Rule(
         SELECT topic, hour, source, rater, number FROM ballots JOIN first USING (rater)
         WHERE date_bin('1 hour', at, 'epoch') = hour AND reason IS NULL AND NOT implied AND NOT reviewed
         AND source IS NOT NULL
+    ), looked_at AS (
+        -- On each topic, and on all together.
+        SELECT * FROM new UNION ALL SELECT -1, hour, source, rater, number FROM new
     ), sources AS (
-        SELECT topic, hour, source, count(DISTINCT rater) AS raters, count(*) AS said FROM new GROUP BY 1, 2, 3
+        SELECT topic, hour, source, count(DISTINCT rater) AS raters, count(*) AS said FROM looked_at GROUP BY 1, 2, 3
     ), bursts AS (
         SELECT *, sum(said) OVER (PARTITION BY topic, hour) AS in_hour,
-            sum(said) OVER () AS in_all, sum(said) OVER (PARTITION BY source) AS alike,
+            (SELECT count(*) FROM new) AS in_all,
+            sum(said) FILTER (WHERE topic = -1) OVER (PARTITION BY source) AS alike,
             sum(raters) OVER (PARTITION BY topic) AS newcomers FROM sources
     )
-    SELECT new.number FROM new JOIN bursts USING (topic, hour, source), span
+    SELECT DISTINCT looked_at.number FROM looked_at JOIN bursts USING (topic, hour, source), span
     WHERE bursts.hour >= span.start + make_interval(hours => :record_hours) AND bursts.raters >= :newcomers
     AND bursts.raters > :times * greatest(1, (bursts.newcomers - bursts.raters) / span.hours)
     AND bursts.said >= :same_share * bursts.in_hour
@@ -240,6 +244,8 @@ async def apply_rules(
     for rule in (REPLACED, DISAGREED, OUTVOTED):
         await _apply(connection, rule)
     await connection.execute(text(_SETTLE))
+    # Without fresh statistics the planner takes what was just settled for empty, and compares every row with every row.
+    await connection.execute(text("ANALYZE ballots"))
     for rule in (MERGED, SUPERSEDED, CORRECTED):
         await _apply(connection, rule)
     if guard.enabled and guard.new_facts != "allow":

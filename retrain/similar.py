@@ -94,13 +94,20 @@ def sketch(text: str) -> NDArray[np.uint32]:
 
 def shingles(text: str) -> NDArray[np.uint64]:
     """Hashes, 32 bits wide, of the distinct shingles of a text."""
+    return np.unique(shingle_hashes(text, SHINGLE_LENGTH) >> np.uint64(32))
+
+
+def shingle_hashes(text: str, length: int) -> NDArray[np.uint64]:
+    """A 64-bit hash of each run of `length` characters; a shorter text is filled up."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    if len(points) < SHINGLE_LENGTH:
-        points = np.pad(points, (0, SHINGLE_LENGTH - len(points)))
-    windows = np.lib.stride_tricks.sliding_window_view(points, SHINGLE_LENGTH)
-    hashes = (windows * _WEIGHTS).sum(axis=1, dtype=np.uint64)
-    hashes = (hashes ^ (hashes >> np.uint64(31))) * _MIX
-    return np.unique(hashes >> np.uint64(32))
+    if len(points) < length:
+        points = np.concatenate([points, np.zeros(length - len(points), dtype=np.uint64)])
+    number = len(points) - length + 1
+    hashes = points[:number] * _WEIGHTS[0]
+    for place in range(1, length):
+        hashes += points[place : place + number] * _WEIGHTS[place]
+    mixed: NDArray[np.uint64] = (hashes ^ (hashes >> np.uint64(31))) * _MIX
+    return mixed
 
 
 def groups_of(texts: Iterable[tuple[int, str]]) -> dict[int, int]:

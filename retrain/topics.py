@@ -15,15 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrain.similar import shingle_hashes
+
 SAMPLE_MAX = 2000
 TOPICS_MAX = 24
-QUESTIONS_PER_TOPIC = 25
+QUESTIONS_PER_TOPIC = 40
 NAME_WORDS = 3
 NAMED_BY_RATERS_MIN = 3
 
-_BUCKETS = 1024
+_BUCKETS = 4096
 _ROUNDS = 25
-_WEIGHTS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F], dtype=np.uint64)
+SHARED_BY_MIN = 0.02
+"""Shingles in a smaller share of the questions count for nothing."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -50,7 +53,10 @@ def find_topics(questions: Sequence[tuple[str, str]]) -> Topics:
     ordered = sorted(set(questions))[:SAMPLE_MAX] or [("", "")]
     texts = [text for text, _ in ordered]
     counts = np.stack([_counts(text) for text in texts])
-    weights = np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0))).astype(np.float32)
+    found_in = (counts > 0).sum(axis=0)
+    weights = np.log((1 + len(texts)) / (1 + found_in)).astype(np.float32)
+    # What hardly anybody else says is no topic, and would outweigh what many say.
+    weights[found_in < max(2, SHARED_BY_MIN * len(texts))] = 0
     vectors = _scaled(counts * weights)
     number = max(1, min(TOPICS_MAX, len(texts) // QUESTIONS_PER_TOPIC))
     centres = _centres(vectors, number)
@@ -105,11 +111,6 @@ def _scaled(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _counts(text: str) -> NDArray[np.float32]:
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    if len(points) < len(_WEIGHTS):
-        points = np.pad(points, (0, len(_WEIGHTS) - len(points)))
-    windows = np.lib.stride_tricks.sliding_window_view(points, len(_WEIGHTS))
-    hashes = (windows * _WEIGHTS).sum(axis=1, dtype=np.uint64)
-    buckets = ((hashes ^ (hashes >> np.uint64(17))) % np.uint64(_BUCKETS)).astype(np.int64)
+    buckets = (shingle_hashes(text, 4) >> np.uint64(40)).astype(np.int64) % _BUCKETS
     # Sublinear: a word said five times is not five times the topic.
     return np.log1p(np.bincount(buckets, minlength=_BUCKETS)).astype(np.float32)
