@@ -26,9 +26,11 @@ from monitoring.console import (
     home,
     live,
     model_pages,
+    review_pages,
     settings_pages,
     sign_in,
     training,
+    watch_pages,
 )
 from monitoring.console.assets import assets_router
 from monitoring.console.page import Console, render
@@ -55,6 +57,18 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+PARTS = (
+    sign_in,
+    home,
+    decide,
+    model_pages,
+    feedback_pages,
+    review_pages,
+    training,
+    watch_pages,
+    settings_pages,
+    live,
+)
 STATUS: tuple[tuple[type[HoneError], int, str], ...] = (
     (Refused, 403, "Not allowed"),
     (NotFound, 404, "Not found"),
@@ -73,12 +87,12 @@ def create_app(settings: MonitoringSettings, record: FeedbackSettings) -> FastAP
             async with database.begin() as connection:
                 secret = await keys.service_secret(connection, "console_session")
             sessions = Sessions(secret, lifetime(settings.console_session_hours), settings.console_behind_tls)
-            app.state.console = Console(database, sessions, settings)
+            app.state.console = Console(database, sessions, settings, record.absolute_state_dir)
             yield
 
     app = FastAPI(title="Hone console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(assets_router(Path(__file__).parent / "static"))
-    for part in (sign_in, home, decide, model_pages, feedback_pages, training, settings_pages, live):
+    for part in PARTS:
         app.include_router(part.router)
     app.add_middleware(AddHeaders)
     app.add_exception_handler(Exception, _unexpected)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from feedback import adapters, audit, evaluations, experiments, rollouts, runs, shipping
+from feedback import adapters, audit, evaluations, evidence_page, experiments, rollouts, runs, shipping
 from feedback.adapters import Adapter
 from feedback.errors import IllegalMove, NotFound
 from feedback.experiments import CANDIDATE_ARM
@@ -126,10 +126,13 @@ async def _evidence(page: Page, version: Adapter, *, detail: bool) -> dict[str, 
     """One version that waits, with what speaks for and against it; `detail`: also the answers to read."""
     run = await runs.by_id(page.connection, version.run_id) if version.run_id else None
     compared = await evaluations.of_run(page.connection, run.run_id) if detail and run else []
+    told = await evidence_page.of_version(page.connection, version)
     return {
         "version": version,
         "run": run,
         "made_from": await made_from(page, run),
+        "weaknesses": told["known_weaknesses"],
+        "licence": told["base_licence"],
         "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken")},
         "compared": compared[:FLIPS_SHOWN],
         "compared_all": len(compared),

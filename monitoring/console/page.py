@@ -23,6 +23,7 @@ from feedback.errors import HoneError
 from feedback.models import Model
 from monitoring.console import view
 from monitoring.console.assets import asset
+from monitoring.console.pulse import state
 from monitoring.console.sessions import Sessions, Visitor, check_token
 from monitoring.settings import MonitoringSettings
 
@@ -43,6 +44,7 @@ class Console:
     database: Database
     sessions: Sessions
     settings: MonitoringSettings
+    state_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Page:
     visitor: Visitor
     every_model: list[Model]
     form: Mapping[str, str]
+    known: str = ""
+    """The state of the record before anything was read for the page."""
 
     @property
     def project(self) -> str:
@@ -84,6 +88,7 @@ class Page:
             "every_model": self.every_model,
             "model": self.model,
             "path": self.request.url.path,
+            "known": self.known,
             "done": view.DONE.get(self.request.query_params.get("done", "")),
         }
         return Response(render(template, **shared, **context), media_type="text/html; charset=utf-8")
@@ -102,7 +107,8 @@ async def _seen(request: Request) -> AsyncIterator[Page]:
     console = console_of(request)
     async with console.database.begin() as connection:
         visitor = await console.sessions.read(request, connection)
-        yield Page(request, connection, visitor, await _models(connection, visitor.project), {})
+        known = await state(connection, visitor.project)
+        yield Page(request, connection, visitor, await _models(connection, visitor.project), {}, known)
 
 
 async def _changed(request: Request) -> AsyncIterator[Page]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,7 +14,7 @@ from playwright.async_api import Browser, Page
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, datasets, engines, evaluations, keys, runs, shipping, submissions
+from feedback import adapters, datasets, engines, evaluations, keys, review, runs, shipping, submissions
 from feedback.adapters import Adapter
 from feedback.completions import insert_many
 from feedback.database import WORKER_LOCK, Database
@@ -21,6 +22,7 @@ from feedback.datasets import Row
 from feedback.evaluations import Answered
 from feedback.ids import new_id
 from feedback.settings import FeedbackSettings
+from feedback.watch_tables import alerts, drift_reports
 from monitoring.console.server import configure, listen
 from monitoring.settings import MonitoringSettings
 from tests.browser_fixture import Watched, watched_page
@@ -87,8 +89,8 @@ async def running_console(
             for role in ("operator", "admin")
         ]
     listener = listen("127.0.0.1", 0)
-    given = {"console_live_seconds": 0.2} | settings
-    server = configure(MonitoringSettings(**given), FeedbackSettings(database_url=database_url))
+    record = FeedbackSettings(database_url=database_url, state_dir=settings.pop("state_dir", Path(".hone")))
+    server = configure(MonitoringSettings(**{"console_live_seconds": 0.2} | settings), record)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -125,7 +127,8 @@ async def a_history(database: Database, *, words: str = "", people: int = 40) ->
         await shipping.approve(connection, PROJECT, champion.name, by="ada", reason="reads well")
         await shipping.promote(connection, PROJECT, champion.name, by="ada", reason=words or "first version")
         await engines.report_adapter(connection, ENGINE, champion.adapter_id, state="ready")
-        await traffic(connection, champion, words, people=people)
+        newest = await traffic(connection, champion, words, people=people)
+        await watched(connection, champion, newest, words)
         return await a_trained_version(connection, words)
 
 
@@ -193,8 +196,8 @@ def columns(number: int, words: str) -> dict[str, Any]:
     return {"messages": [question, {"role": "assistant", "content": f"You have 14 days ({number})."}]}
 
 
-async def traffic(connection: AsyncConnection, version: Adapter, words: str = "", *, people: int) -> None:
-    """Two weeks of answers, most of them rated, the newest minutes old."""
+async def traffic(connection: AsyncConnection, version: Adapter, words: str = "", *, people: int) -> str:
+    """Two weeks of answers, most of them rated; returns the id of one."""
     chance, now = Random(7), datetime.now(UTC)
     completions = []
     for number in range(people * 3):
@@ -238,3 +241,45 @@ async def traffic(connection: AsyncConnection, version: Adapter, words: str = ""
             )
             await submissions.store(connection, replace(given, created_at=one.created_at))
     await connection.execute(text("ANALYZE"))
+    return completions[-1].completion_id
+
+
+async def watched(connection: AsyncConnection, version: Adapter, completion_id: str, words: str = "") -> None:
+    """What a worker leaves behind: an alert that is over, a window that was compared, a correction that waits."""
+    now = datetime.now(UTC)
+    model = {"project": PROJECT, "model": "support"}
+    await connection.execute(
+        alerts.insert().values(
+            **model,
+            alert_id="alert-1",
+            rule="engines_away",
+            state="resolved",
+            severity="critical",
+            sentence=words or "No engine held support@1 for 40 s.",
+            resolved_at=now,
+        )
+    )
+    await connection.execute(
+        drift_reports.insert().values(
+            **model,
+            report_id="drift-1",
+            kind="input",
+            adapter_id=version.adapter_id,
+            reference_from=now - timedelta(days=14),
+            window_from=now - timedelta(days=1),
+            window_to=now,
+            rows=500,
+            drifted=True,
+            alarm=False,
+            tests=[],
+            sentence=words or "Prompts are longer than before: 31 words against 12.",
+        )
+    )
+    await review.propose(
+        connection,
+        project=PROJECT,
+        completion_id=completion_id,
+        answer=words or "You have 14 days, by the new rule.",
+        reason=words or "It states a fact that no earlier answer had.",
+        by=words or "a judge",
+    )

@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.async_api import Browser
 
-from feedback import adapters, keys
+from feedback import adapters, keys, review, run_requests
 from feedback.database import Database
+from feedback.watch_tables import drift_reports
 from monitoring.console import charts, view
 from monitoring.console.settings_pages import read_value
 from tests.builders import PROJECT
@@ -21,7 +23,9 @@ PAGES = (
     "/model",
     "/model/support@1",
     "/feedback",
+    "/review",
     "/training",
+    "/alerts",
     "/settings",
     "/settings/audit",
     "/live",
@@ -31,6 +35,8 @@ ACTIONS = (
     "/decide/promote/support@2",
     "/decide/rollback/support@0",
     "/training/now",
+    "/alerts/silence",
+    "/review/rev-1/include",
     "/settings/keys",
     "/settings/policy",
     "/sign-out",
@@ -121,7 +127,7 @@ async def test_a_form_that_no_page_of_the_session_made_changes_nothing(
 @pytest.mark.parametrize("cookie", ["", "x", "x.y", "a|b|c.d", "é.é", "." * 500])
 async def test_a_forged_cookie_is_no_session(console: RunningConsole, cookie: str) -> None:
     async with httpx.AsyncClient(base_url=console.url) as client:
-        answer = await client.get("/", headers={"cookie": f"hone_console={cookie}".encode()})
+        answer = await client.get("/", headers={b"cookie": f"hone_console={cookie}".encode()})
     assert answer.headers["location"] == "/sign-in"
 
 
@@ -211,6 +217,7 @@ async def test_every_answer_forbids_inline_scripts_frames_and_caches(console: Ru
         ("/feedback?before=yesterday", 404, "expected a time"),
         ("/feedback/chatcmpl-none", 404, "has no completion"),
         ("/training/run-none", 404, "has no run"),
+        ("/alerts/drift/drift-none", 404, "There is no page for"),
         ("/nothing", 404, "There is no such page"),
     ],
 )
@@ -248,6 +255,64 @@ async def test_what_people_and_models_write_executes_nothing(
     assert watched.dialogs == []
     assert watched.errors == []
     assert all(one.url.startswith((console.url, "data:")) for one in watched.requests)
+
+
+async def test_a_drift_page_runs_its_scripts_without_an_origin_and_leads_nowhere_else(
+    browser: Browser, database: Database, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "drift").mkdir()
+    script = "try { out.textContent = document.cookie } catch { out.textContent = origin }"
+    (tmp_path / "drift" / "one.html").write_text(f"<p id=out>none</p><script>{script}</script>")
+    await a_history(database, people=4)
+    async with running_console(database, database_url, state_dir=tmp_path) as console:
+        page = (await console.sign_in(browser)).page
+        async with database.begin() as connection:
+            await connection.execute(drift_reports.update().values(page="drift/one.html"))
+        await console.open(page, "/alerts/drift/drift-1?model=support")
+        assert await page.locator("#out").inner_text() == "null"
+        async with database.begin() as connection:
+            await connection.execute(drift_reports.update().values(page="../../../../etc/hostname"))
+        await console.open(page, "/alerts/drift/drift-1?model=support")
+        await page.get_by_text("There is no page for").wait_for()
+
+
+async def test_a_waiting_correction_is_decided_with_the_keyboard(
+    browser: Browser, console: RunningConsole, database: Database
+) -> None:
+    page = (await console.sign_in(browser)).page
+    await console.open(page, "/review")
+    await page.get_by_text("You have 14 days, by the new rule.").first.wait_for()
+    await page.keyboard.press("i")
+    await page.get_by_text("Nothing waits.").wait_for()
+    async with database.begin() as connection:
+        [one] = await review.in_project(connection, PROJECT, status="included")
+    assert one.decided_by is not None and one.decided_by.startswith("key:")
+
+
+async def test_an_operator_corrects_a_completion_on_its_page(
+    browser: Browser, console: RunningConsole, database: Database
+) -> None:
+    page = (await console.sign_in(browser)).page
+    await console.open(page, "/feedback")
+    await page.locator("tbody a").first.click()
+    await page.get_by_label("The right answer").fill("It is 14 days.")
+    await page.get_by_role("button", name="Train on this answer").click()
+    await page.get_by_text("Kept. It can be trained on").wait_for()
+    async with database.begin() as connection:
+        [one] = await review.in_project(connection, PROJECT, status="corrected")
+    assert one.answer == "It is 14 days."
+
+
+async def test_a_plan_and_a_run_are_asked_for_through_the_record(
+    browser: Browser, console: RunningConsole, database: Database
+) -> None:
+    page = (await console.sign_in(browser)).page
+    for name, kind in (("Plan", "plan"), ("Train now", "now")):
+        await console.open(page, "/training")
+        await page.get_by_role("button", name=name, exact=True).click()
+        await page.get_by_role("status").filter(has_text="Asked.").wait_for()
+        async with database.begin() as connection:
+            assert [one.kind for one in await run_requests.waiting(connection)][-1] == kind
 
 
 def test_an_interval_of_few_votes_is_wide_and_never_leaves_the_scale() -> None:

@@ -29,7 +29,9 @@ PATHS = (
     "/model",
     "/model/support@2",
     "/feedback",
+    "/review",
     "/training",
+    "/alerts",
     "/settings",
     "/settings/audit",
 )

@@ -5,7 +5,7 @@
  */
 "use strict";
 (() => {
-  const stream = new EventSource("/live");
+  const stream = new EventSource(`/live?known=${document.body.dataset.known}`);
   const note = document.getElementById("stale");
 
   stream.addEventListener("changed", () => document.body.dispatchEvent(new CustomEvent("record-changed")));
