@@ -72,6 +72,11 @@ class Commands(LazyGroup):
             "monitoring.alert_cli:app", "List and silence alerts, and try how they are delivered.", SHIP
         ),
         "drift": Mounted("monitoring.drift_cli:app", "Show whether traffic still looks as it did.", SHIP),
+        "replay": Mounted(
+            "monitoring.replay_cli:app",
+            "Estimate how another split would have been rated, from what was logged. Changes nothing.",
+            SHIP,
+        ),
         "promote": Mounted(
             "feedback.cli:app",
             "Make a version the champion, which answers everybody. Undo with `rollback`.",

@@ -167,6 +167,36 @@ async def around(
     )
 
 
+_EACH = f"""
+SELECT unit, arm, propensity, sign(coalesce(net, 0)) :: float8 AS reward,
+       CASE WHEN CAST(:key AS text) IS NULL THEN NULL ELSE texts.metadata ->> :key END AS segment
+FROM completions
+LEFT JOIN ({NET_VOTES}) AS votes USING (completion_id)
+LEFT JOIN completion_texts AS texts
+       ON CAST(:key AS text) IS NOT NULL AND texts.completion_id = completions.completion_id
+      AND texts.day = completions.day
+WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+ORDER BY completions.completion_id
+"""
+
+
+async def each(
+    connection: AsyncConnection,
+    experiment: Experiment,
+    *,
+    votes: FeedbackPolicy | None = None,
+    segment_key: str | None = None,
+) -> list[dict[str, Any]]:
+    """Every exposure with its `reward` (1 voted up, -1 down, 0 neither) and, of metadata, the value of one key."""
+    values = {
+        "project": experiment.project,
+        "experiment_id": experiment.experiment_id,
+        "rules": _rules(votes),
+        "key": segment_key,
+    }
+    return [dict(row._mapping) for row in await connection.execute(text(_EACH), values)]
+
+
 async def _counts(connection: AsyncConnection, statement: str, values: dict[str, Any]) -> list[UnitCounts]:
     return [UnitCounts(**row._mapping) for row in await connection.execute(text(statement), values)]
 

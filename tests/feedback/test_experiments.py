@@ -84,3 +84,15 @@ async def test_a_unit_has_a_row_for_every_propensity_it_was_assigned_with(databa
         for propensity in (0.01, 0.05):
             await insert_many(connection, [a_completion(**in_arm(experiment, propensity=propensity))])
     assert sorted(one.propensity for one in await counts(database, experiment)) == [0.01, 0.05]
+
+
+async def test_each_exposure_has_its_reward_and_the_segment_that_metadata_names(database: Database) -> None:
+    async with database.begin() as connection:
+        experiment = await an_experiment(connection)
+        await a_rated_completion(connection, value=False, metadata='{"plan": "pro"}', **in_arm(experiment))
+        await insert_many(connection, [a_completion(unit="rater-b", **in_arm(experiment, "champion", 0.99))])
+        found = await exposures.each(connection, experiment, segment_key="plan")
+        plain = await exposures.each(connection, experiment)
+    seen = {(one["unit"], one["arm"], one["propensity"], one["reward"], one["segment"]) for one in found}
+    assert seen == {("rater-a", "candidate", 0.01, -1.0, "pro"), ("rater-b", "champion", 0.99, 0.0, None)}
+    assert {one["segment"] for one in plain} == {None}
