@@ -46,6 +46,7 @@ class Asked:
     traceparent: bytes | None
     wants_token_ids: bool
     wants_usage: bool
+    wants_feedback: bool
 
     @property
     def unit(self) -> str:
@@ -108,6 +109,7 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
         traceparent=headers.get(b"traceparent"),
         wants_token_ids=own.get("return_token_ids") is True,
         wants_usage=options is not None and options.get("include_usage") is True,
+        wants_feedback=_wants_feedback(headers.get(b"x-hone-feedback")),
     )
 
 
@@ -153,6 +155,14 @@ def _session(value: bytes | None) -> str | None:
     return value.decode("latin-1")
 
 
+def _wants_feedback(value: bytes | None) -> bool:
+    if value not in (None, b"chunk"):
+        raise bad_request(
+            "x-hone-feedback expects 'chunk': the feedback token in the last chunk of a stream."
+        )
+    return value is not None
+
+
 def _consent(store: Any) -> bool | None:
     if store is not None and not isinstance(store, bool):
         raise _unexpected("store", store, "true or false")
@@ -160,11 +170,6 @@ def _consent(store: Any) -> bool | None:
 
 
 def check_metadata(metadata: Any) -> None:
-    """Refuse metadata that is not OpenAI's: 16 pairs of text.
-
-    Raises:
-        ApiError: 400; the message names the pair and what was expected.
-    """
     """Refuse metadata that is not OpenAI's: 16 pairs of text.
 
     Raises:

@@ -10,10 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 
-from feedback.tokens import sign
+import orjson
+
+from feedback.tokens import shown, sign
 from monitoring.metrics import RequestMetrics
 from serving.asked import Asked, read_asked
 from serving.auth import Caller, credentials, identify
+from serving.endpoints import CHAT
 from serving.engines import Connection, Engine, EngineError, EngineSilent, EngineUnreachable
 from serving.errors import JSON, ApiError, Headers, engine_failed, engine_refused, not_ready
 from serving.exchange import Reply, Request
@@ -59,6 +62,7 @@ class Completions:
         pseudonym_secret: bytes,
         token_secret: bytes,
         token_lifetime_seconds: int,
+        public_url: str | None = None,
     ) -> None:
         self.table = RoutingTable()
         self.engines = engines
@@ -70,6 +74,7 @@ class Completions:
         self._pseudonym_secret = pseudonym_secret
         self._token_secret = token_secret
         self._token_lifetime_seconds = token_lifetime_seconds
+        self._public_url = public_url
 
     async def create(self, request: Request, reply: Reply) -> None:
         """Answer one request; the whole path is on this screen."""
@@ -208,19 +213,18 @@ class Completions:
             last += engine_failed(f"{failure}.").event(endpoint) + endpoint.closing
         else:
             self.recorder.keep(recording, "ok")
-            last += rewriter.held
+            last += self._feedback_chunk(recording) + rewriter.held
         await reply.end(last)
 
     def _begin(self, asked: Asked, caller: Caller, route: Route, arrived: float) -> Recording:
         model = self.table.models[caller.project, route.version.model]
         consent = model.consent_default if asked.consent is None else asked.consent
         series = self.metrics.of(caller.project, route.version.name, route.arm)
-        return Recording(asked, caller, route, consent, series, arrived)
+        return Recording(asked, caller, route, consent, series, arrived, model.privacy)
 
     def _headers(self, recording: Recording, after_seconds: float = 0.0) -> Headers:
         """What every answer says of itself; `overhead` is this gateway's own time, the network's excluded."""
-        asked, route, project = recording.asked, recording.route, recording.caller.project
-        expires = int(recording.created_at.timestamp()) + self._token_lifetime_seconds
+        asked, route = recording.asked, recording.route
         overhead = (recording.sent - recording.arrived + after_seconds) * 1000
         headers = [
             (b"x-hone-request-id", asked.completion_id.encode()),
@@ -229,12 +233,32 @@ class Completions:
             *recording.allowance,
         ]
         if asked.endpoint.recorded:
-            token = sign(self._token_secret, asked.completion_id, project, asked.rater, expires)
-            headers.append((b"x-hone-feedback-token", token.encode()))
+            headers.append((b"x-hone-feedback-token", self._token(recording)[0].encode()))
         if route.experiment_id is not None and route.arm is not None:
             headers.append((b"x-hone-experiment", route.experiment_id.encode()))
             headers.append((b"x-hone-arm", route.arm.encode()))
         return headers
+
+    def _token(self, recording: Recording) -> tuple[str, int]:
+        """The answer's feedback token, and when it expires in Unix seconds."""
+        asked, expires = recording.asked, int(recording.created_at.timestamp()) + self._token_lifetime_seconds
+        project = recording.caller.project
+        return sign(self._token_secret, asked.completion_id, project, asked.rater, expires), expires
+
+    def _feedback_chunk(self, recording: Recording) -> bytes:
+        """The token as a chunk without choices, before the end of a stream that asked for it."""
+        asked = recording.asked
+        if not asked.wants_feedback or not asked.endpoint.tokens:
+            return b""
+        chunk = {
+            "id": asked.completion_id,
+            "object": "chat.completion.chunk" if asked.endpoint is CHAT else "text_completion",
+            "created": int(recording.created_at.timestamp()),
+            "model": recording.route.version.name,
+            "choices": [],
+            "hone": {"feedback": shown(*self._token(recording), self._public_url)},
+        }
+        return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
     def _busy(self, engine: str) -> int:
         return self.engines[engine].busy

@@ -4,7 +4,8 @@
 small head of what the gateway knows. The handler calls it before it sends the last bytes, so a client that saw the end
 of an answer finds it in the record, whatever is killed next. `serving.drain` makes rows of it, later.
 
-A full disk or spool costs records, counted in `lost`, never answers.
+A full disk or spool, or text that the model's policy wants redacted and that cannot be, costs records, counted in
+`lost`, never answers.
 """
 
 import logging
@@ -15,14 +16,16 @@ from typing import Any, TypedDict
 
 import orjson
 
+from feedback.errors import HoneError
+from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
 from monitoring.metrics import Series
 from serving.asked import Asked
 from serving.auth import Caller
 from serving.errors import Headers
+from serving.redaction import pack
 from serving.routing import Route
-from serving.spool import COMPLETION, Spool, SpoolFull
+from serving.spool import Spool, SpoolFull
 from serving.streaming import count_output_tokens
-from serving.transcript import SEPARATOR
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Recording:
     consent: bool
     series: Series
     arrived: float
+    privacy: PrivacyPolicy = NOTHING_REDACTED
     allowance: Headers = field(default_factory=list)
     sent: float = 0.0
     first: float | None = None
@@ -76,6 +80,7 @@ class Recording:
             "experiment_id": route.experiment_id,
             "arm": route.arm,
             "propensity": route.propensity,
+            "policy_version": route.policy_version,
             "unit": asked.unit,
             "rater": asked.rater,
             "session": asked.session,
@@ -121,21 +126,30 @@ class Recorder:
         tokens = count_output_tokens(endpoint, recording.raw)
         seconds = recording.measure(tokens)
         recording.series.finished(status, tokens, **seconds)
-        head = {**recording.head(status, error), **seconds}
-        try:
-            self.spool.append(COMPLETION, orjson.dumps(head), SEPARATOR, recording.raw)
-        except SpoolFull as full:
-            self._lose(recording.asked.completion_id, full)
         if not endpoint.recorded:
             return
+        head = {**recording.head(status, error), **seconds}
+        try:
+            kind, parts = pack(head, recording.raw, recording.privacy)
+            self.spool.append(kind, *parts)
+        except SpoolFull as full:
+            self._lose(recording.asked.completion_id, full)
+        except Exception as error:
+            # What cannot be redacted must neither be written down, here or in a log, nor take the answer with it.
+            if recording.privacy.redaction != "everything":
+                raise
+            reason = (
+                error if isinstance(error, HoneError) else f"It cannot be redacted ({type(error).__name__})."
+            )
+            self._lose(recording.asked.completion_id, reason)
         else:
             self.kept += 1
 
-    def _lose(self, completion_id: str, full: SpoolFull) -> None:
+    def _lose(self, completion_id: str, reason: object) -> None:
         self.lost += 1
         now = time.monotonic()
         if now - self._warned_at > WARN_SECONDS:
             self._warned_at = now
             logger.error(
-                "%s Completion %s and %d before it are not recorded.", full, completion_id, self.lost - 1
+                "%s Completion %s and %d before it are not recorded.", reason, completion_id, self.lost - 1
             )

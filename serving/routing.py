@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from feedback.metrics import FeedbackPolicy
+from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
 from serving.auth import Caller
 from serving.errors import ApiError, not_ready, unknown_model
 
@@ -63,6 +64,8 @@ class ModelRoute:
     experiment: Experiment | None = None
     versions: Mapping[int, Version] = field(default_factory=dict)
     consent_default: bool = False
+    policy_version: str | None = None
+    privacy: PrivacyPolicy = NOTHING_REDACTED
     feedback: FeedbackPolicy = field(default_factory=FeedbackPolicy)
     created_at: int = 0
 
@@ -83,9 +86,6 @@ class RoutingTable:
         return replace(self, holders={**self.holders, adapter_id: left})
 
 
-class Route(NamedTuple):
-    """The decision for one request. `propensity` is the chance this unit had of this version."""
-
 class NobodyHolds(ApiError):
     """503: no engine is ready for the version that would have answered."""
 
@@ -100,11 +100,15 @@ class NobodyHolds(ApiError):
         self.version = version
 
 
+class Route(NamedTuple):
+    """The decision for one request. `propensity` is the chance this unit had of this version."""
+
     engine: str
     version: Version
     experiment_id: str | None = None
     arm: str | None = None
     propensity: float = 1.0
+    policy_version: str | None = None
 
 
 def choose_route(
@@ -135,9 +139,11 @@ def choose_route(
     if arm is not None and table.holders.get(arm.version.adapter_id):
         assert route.experiment is not None
         engine = _replica(table, arm.version, busy, avoid)
-        return Route(engine, arm.version, route.experiment.experiment_id, arm.arm, arm.weight)
+        experiment_id = route.experiment.experiment_id
+        return Route(engine, arm.version, experiment_id, arm.arm, arm.weight, route.policy_version)
     version = _newest_held(table, route)
-    return Route(_replica(table, version, busy, avoid), version)
+    engine = _replica(table, version, busy, avoid)
+    return Route(engine, version, policy_version=route.policy_version)
 
 
 def choose_arm(experiment: Experiment, unit: str) -> Arm:

@@ -69,6 +69,8 @@ def _model_route(model: Model, versions: list[Adapter], running: experiments.Exp
         experiment=_experiment(running, named) if running else None,
         versions={adapter.version: _version(adapter) for adapter in versions if adapter.state != "rejected"},
         consent_default=model.policy.consent_default,
+        policy_version=model.policy.version,
+        privacy=model.policy.privacy,
         feedback=model.policy.feedback,
         created_at=int(model.created_at.timestamp()),
     )
