@@ -9,6 +9,7 @@ earlier champion, steps in for one that fails; after it, failure is said in the 
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 import orjson
 
@@ -250,7 +251,7 @@ class Completions:
         asked = recording.asked
         if not asked.wants_feedback or not asked.endpoint.tokens:
             return b""
-        chunk = {
+        chunk: dict[str, Any] = {
             "id": asked.completion_id,
             "object": "chat.completion.chunk" if asked.endpoint is CHAT else "text_completion",
             "created": int(recording.created_at.timestamp()),

@@ -53,6 +53,7 @@ class Gateway:
         pseudonym_secret: bytes,
         token_secret: bytes,
         token_lifetime_seconds: int,
+        public_url: str | None = None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -89,6 +90,7 @@ class Gateway:
             pseudonym_secret=pseudonym_secret,
             token_secret=token_secret,
             token_lifetime_seconds=token_lifetime_seconds,
+            public_url=public_url,
         )
         self.tables = TableKeeper(
             database, engines, self._use_table, refresh_seconds=settings.registry_refresh_seconds
@@ -128,6 +130,7 @@ class Gateway:
             pseudonym_secret=pseudonym_secret,
             token_secret=token_secret,
             token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
+            public_url=record.public_url,
         )
         await gateway.tables.refresh()
         duties = [gateway.tables.run(), gateway.drain.run()]
