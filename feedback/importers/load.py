@@ -20,7 +20,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import completions, submissions
+from feedback import completions, submissions, tombstones
 from feedback.adapters import Adapter
 from feedback.completions import Completion
 from feedback.errors import HoneError
@@ -37,6 +37,7 @@ from feedback.tables import feedback
 
 BATCH_ROWS = 500
 KEY = "import"
+DELETED, ERASED = "what it is about was deleted here", "it was erased here"
 THUMBS: dict[Any, bool] = {1: True, 0: False, -1: False}
 """How other systems write a thumb as a number."""
 
@@ -84,7 +85,7 @@ class Summary:
             "feedback": self.feedback,
             "known": self.known,
             "refused": self.refused,
-            "skipped": dict(self.skipped),
+            "skipped": dict(+self.skipped),
             "oldest": self.oldest,
         }
 
@@ -132,6 +133,9 @@ async def store(connection: AsyncConnection, batch: Batch, target: Target, summa
     bad = [*batch.bad]
     await _store_answers(connection, [answer for _, answer in batch.answers], target, summary)
     given, unusable = await _submissions(connection, batch.said, target, summary)
+    erased = await tombstones.refused(connection, given)
+    summary.skipped[ERASED] += len(erased)
+    given = [one for one in given if one.feedback_id not in erased]
     new = await _store_feedback(connection, given)
     summary.feedback += new
     summary.known += len(given) - new
@@ -158,7 +162,7 @@ async def _store_answers(
         for name in by_source
         if name in new
     )
-    await completions.insert_documents(
+    stored = await completions.insert_documents(
         connection, [redact_row(row, target.policy.privacy) for row in arriving]
     )
     aliases: dict[str, str] = {}
@@ -174,7 +178,8 @@ async def _store_answers(
                 index_elements=["project", "source", "source_id"], set_={"completion_id": later}
             )
         )
-    summary.completions += len(new)
+    summary.completions += stored
+    summary.skipped[ERASED] += len(new) - stored
     summary.known += len(by_source) - len(new)
     oldest = min(answer.created_at for answer in by_source.values())
     summary.oldest = min(summary.oldest or oldest, oldest)
@@ -253,7 +258,7 @@ async def _submissions(
             bad.append(BadRow(line, str(error)))
             continue
         if checked is None:
-            summary.skipped["what it is about was deleted here"] += 1
+            summary.skipped[DELETED] += 1
         else:
             given[checked.feedback_id] = checked
     return list(given.values()), bad

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from feedback import completions, keys
+from feedback import completions, erasures, keys
 from feedback.adapters import get as get_adapter
 from feedback.database import Database
 from feedback.errors import HoneError
@@ -250,6 +250,20 @@ async def test_what_was_deleted_here_does_not_come_back(database: Database) -> N
     again, _ = await bring_in(database, EXPORTS / "open_webui.json")
     assert (again.completions, again.feedback) == (0, 0)
     assert again.skipped["what it is about was deleted here"] == 3
+
+
+async def test_what_a_person_had_erased_does_not_come_back(database: Database, tmp_path: Path) -> None:
+    user = json.loads((EXPORTS / "open_webui.json").read_text())[0]["user_id"]
+    await bring_in(database, EXPORTS / "open_webui.json")
+    async with database.begin() as connection:
+        erasure = await erasures.request(connection, PROJECT, rater=user, by="test")
+    await erasures.advance(database, erasure.erasure_id, tmp_path)
+    left = len(await all_completions(database))
+    async with database.begin() as connection:
+        await connection.execute(text("DELETE FROM imported"))
+    again, _ = await bring_in(database, EXPORTS / "open_webui.json")
+    assert len(await all_completions(database)) == left == 2
+    assert again.skipped["it was erased here"] > 0
 
 
 async def test_two_projects_may_import_the_same_file(database: Database) -> None:
