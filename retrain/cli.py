@@ -133,6 +133,29 @@ def show_trials(
     show_rows(rows, columns, as_json=as_json, empty="No trials.")
 
 
+@retrain.command("teach")
+def ask_teacher(
+    model: Model,
+    limit: Annotated[int, typer.Option(min=1, help="Answers to ask about, newest first.")] = 50,
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Ask the configured teacher for better answers to what was voted down. They wait for a review."""
+    from retrain.settings import RetrainSettings
+    from retrain.teacher import Lesson, teach
+
+    async def work() -> Lesson:
+        async with Database(FeedbackSettings.load().resolve_database_url(), pool_size=1) as database:
+            return await teach(database, project, model, limit=limit, settings=RetrainSettings.load())
+
+    found = asyncio.run(work())
+    for failure in found.failures:
+        console.print(failure)
+    console.print(
+        f"Asked about {found.asked} answers: {found.proposed} proposals wait in `hone review list`, {found.same} were "
+        f"answered alike, {len(found.failures)} failed."
+    )
+
+
 @run.command("list")
 def list_runs(
     model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,

@@ -61,3 +61,10 @@ class RetrainSettings(HoneSettings):
     """What the machine draws while it trains, for the energy estimate in an adapter's evidence."""
     evaluation_answer_tokens_max: int = Field(256, ge=1)
     """Longest answer that an evaluation lets the engine generate."""
+
+    teacher_url: str | None = None
+    """OpenAI-compatible endpoint of a teacher, such as `https://host/v1`; `hone retrain teach` asks it. Unset: none."""
+    teacher_model: str | None = None
+    """Name of the teacher at `teacher_url`."""
+    teacher_api_key: SecretStr | None = None
+    """Key for `teacher_url`."""
