@@ -377,6 +377,7 @@ completions = Table(
         "ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")
     ),
     Index("ix_completions_rater", "rater", postgresql_where=text("rater IS NOT NULL")),
+    Index("ix_completions_session", "session", postgresql_where=text("session IS NOT NULL")),
     postgresql_partition_by="RANGE (day)",
     comment="Every answered request, once: what answered, for whom, how it went. A partition a month.",
 )

@@ -173,6 +173,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("rater IS NOT NULL"),
     )
+    op.create_index(
+        "ix_completions_session",
+        "completions",
+        ["session"],
+        unique=False,
+        postgresql_where=sa.text("session IS NOT NULL"),
+    )
     op.create_table(
         "completion_texts",
         sa.Column("completion_id", sa.Text(), nullable=False),
@@ -912,6 +919,9 @@ def downgrade() -> None:
     op.drop_index("ix_feedback_project_created_at", table_name="feedback")
     op.drop_table("feedback")
     op.drop_table("engines")
+    op.drop_index(
+        "ix_completions_session", table_name="completions", postgresql_where=sa.text("session IS NOT NULL")
+    )
     op.drop_index(
         "ix_completions_rater", table_name="completions", postgresql_where=sa.text("rater IS NOT NULL")
     )
