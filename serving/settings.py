@@ -113,5 +113,8 @@ class ServingSettings(HoneSettings):
     record_interval_seconds: float = Field(0.2, gt=0)
     """Pause between two inserts into the record."""
 
+    record_in_own_process: bool = True
+    """Record in a process beside the gateway's, so that the gateway's core only answers. Off: in the gateway itself."""
+
     registry_refresh_seconds: float = Field(2.0, gt=0)
     """How often the routing table is read again when no notification came."""

@@ -62,6 +62,7 @@ async def running_gateway(
         "gateway_port": 0,
         "engine_urls": engine_urls,
         "engine_watch": False,
+        "record_in_own_process": False,
         "record_interval_seconds": 0.02,
     }
     listener = listen("127.0.0.1", 0)
