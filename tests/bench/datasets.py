@@ -51,8 +51,8 @@ WITH said AS (
 ), kept AS (
     INSERT INTO completions (completion_id, day, project, model, adapter_id, version, unit, rater, key_id, engine,
         endpoint, consent, status, finish_reason, duration_seconds, created_at)
-    SELECT id, completion_day(id), CAST(:project AS text), CAST(:model AS text), 'support--v0', 0, rater, rater, 'key-1',
-        'http://engine', '/v1/chat/completions', true, 'ok', 'stop', 0.1, at FROM named
+    SELECT id, completion_day(id), CAST(:project AS text), CAST(:model AS text), 'support--v0', 0, rater, rater,
+        'key-1', 'http://engine', '/v1/chat/completions', true, 'ok', 'stop', 0.1, at FROM named
 ), texts AS (
     INSERT INTO completion_texts (completion_id, day, request, output_text, message)
     SELECT id, completion_day(id), jsonb_build_object('model', 'support', 'messages', jsonb_build_array(
@@ -110,12 +110,14 @@ async def build(connection: AsyncConnection) -> int:
 async def measure(what: str, url: str) -> dict[str, float]:
     """One figure, in this process."""
     async with Database(url, pool_size=1) as database, database.begin() as connection:
-        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began, spent = time.perf_counter(), time.process_time()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         rows = await (read if what == "read" else build)(connection)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "rows": rows,
         "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - spent,
         "mib": peak / 1024,
         "grown": (peak - before) / 1024,
     }
@@ -139,7 +141,9 @@ def main() -> None:
     if asked.measure:
         print(json.dumps(asyncio.run(measure(asked.measure, asked.url))))
         return
-    print(f"{'said':>9} {'what':>6} {'rows':>8} {'seconds':>8} {'said/s':>8} {'peak MiB':>9} {'grown':>6}")
+    print(
+        f"{'said':>9} {'what':>6} {'rows':>8} {'seconds':>8} {'own CPU':>8} {'said/s':>8} {'peak MiB':>9} {'grown':>6}"
+    )
     for rows in asked.rows:
         with tempfile.TemporaryDirectory(prefix="hone-bench-") as name:
             Path(name).chmod(0o711)
@@ -150,8 +154,8 @@ def main() -> None:
                 taken = {what: in_a_process(what, server.url) for what in ("read", "build")}
         for what, one in taken.items():
             print(
-                f"{rows:>9} {what:>6} {one['rows']:>8.0f} {one['seconds']:>8.1f} {rows / one['seconds']:>8.0f} "
-                f"{one['mib']:>9.0f} {one['grown']:>6.0f}",
+                f"{rows:>9} {what:>6} {one['rows']:>8.0f} {one['seconds']:>8.1f} {one['cpu']:>8.1f} "
+                f"{rows / one['seconds']:>8.0f} {one['mib']:>9.0f} {one['grown']:>6.0f}",
                 flush=True,
             )
         print(
