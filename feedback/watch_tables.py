@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -58,6 +59,22 @@ removed_files = Table(
     Column("adapter_id", Text, ForeignKey("adapters.adapter_id"), primary_key=True),
     moment("removed_at"),
     comment="Versions whose files the retention policy removed: they cannot answer again.",
+)
+
+shadow_answers = Table(
+    "shadow_answers",
+    metadata,
+    Column("adapter_id", Text, ForeignKey("adapters.adapter_id"), primary_key=True),
+    Column("completion_id", Text, primary_key=True, comment="Whose question was asked again."),
+    Column("status", Text, nullable=False, comment="ok or error"),
+    Column("error", Text),
+    Column("finish_reason", Text),
+    Column("refused", Boolean, nullable=False, server_default="false"),
+    Column("same_text", Boolean, nullable=False, server_default="false", comment="Word for word the same."),
+    Column("output_tokens", Integer),
+    Column("duration_seconds", Double, nullable=False),
+    moment("created_at"),
+    comment="How versions without traffic answered real questions. Nobody saw these answers; no text is kept.",
 )
 
 drift_reports = Table(

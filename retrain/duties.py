@@ -11,7 +11,7 @@ from feedback.database import Database
 from monitoring import alerts
 from monitoring.deliveries import deliver, senders
 from monitoring.settings import MonitoringSettings
-from retrain import champion_watch, drift_child, rollout, version_retention
+from retrain import champion_watch, drift_child, rollout, shadow, version_retention
 from retrain.settings import RetrainSettings
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,7 @@ def watching(database: Database, state_dir: Path, settings: RetrainSettings) -> 
         Duty("rollouts", often, partial(_say, rollout.tick, database)),
         Duty("champions", seldom, partial(_say, champion_watch.tick, database)),
         Duty("drift", settings.drift_interval_seconds, partial(_say, drift_child.look, database, state_dir)),
+        Duty("shadow", seldom, partial(_say, shadow.tick, database, settings)),
         Duty("alerts", seldom, partial(_say, alerts.tick, database, list(channels))),
         Duty("deliveries", often, partial(_say, deliver, database, channels)),
         Duty("version files", seldom, partial(_say, version_retention.tick, database, published)),

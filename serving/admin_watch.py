@@ -10,8 +10,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from feedback import adapters, champion_reports, models, rollouts, shipping
+from feedback import adapters, champion_reports, models, rollouts, shadow_answers, shipping
 from monitoring import alerts, drift
+from monitoring.shadow import summarise
 from serving.operators import AdminDeps, Operator, operator_of
 
 
@@ -90,3 +91,9 @@ def _add_alerts(router: APIRouter, may_decide: Any) -> None:
         champion = await adapters.champion(by.connection, by.project, model)
         watch = await champion_reports.of_champion(by.connection, champion.adapter_id)
         return {"version": champion.name, "watched": watch}
+
+    @router.get("/adapters/{reference}/shadow", summary="Show how a version did on questions in the shadow")
+    async def show_shadow(reference: str, by: Operator = may_decide) -> dict[str, Any]:
+        version = await adapters.get(by.connection, by.project, reference)
+        found = await shadow_answers.pairs(by.connection, version.adapter_id)
+        return {"version": version.name} | asdict(summarise(found, name=version.name))

@@ -1038,6 +1038,30 @@ def _create_watching() -> None:
         comment="Versions whose files the retention policy removed: they cannot answer again.",
     )
     op.create_table(
+        "shadow_answers",
+        sa.Column("adapter_id", sa.Text(), nullable=False),
+        sa.Column("completion_id", sa.Text(), nullable=False, comment="Whose question was asked again."),
+        sa.Column("status", sa.Text(), nullable=False, comment="ok or error"),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("finish_reason", sa.Text(), nullable=True),
+        sa.Column("refused", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column(
+            "same_text",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="Word for word the same.",
+        ),
+        sa.Column("output_tokens", sa.Integer(), nullable=True),
+        sa.Column("duration_seconds", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_shadow_answers_adapter_id")
+        ),
+        sa.PrimaryKeyConstraint("adapter_id", "completion_id", name=op.f("pk_shadow_answers")),
+        comment="How versions without traffic answered real questions. Nobody saw these answers; no text is kept.",
+    )
+    op.create_table(
         "drift_reports",
         sa.Column("report_id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
@@ -1163,6 +1187,7 @@ def _create_watching() -> None:
 
 
 def _drop_watching() -> None:
+    op.drop_table("shadow_answers")
     op.drop_index(
         "ix_alert_deliveries_waiting",
         table_name="alert_deliveries",
