@@ -4,9 +4,11 @@ The browser is Debian's (`apt-get install chromium`); where it is missing these 
 that no browser opened is not tested.
 """
 
+import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,21 @@ async def show_html(page: Page, url: str, html: str, policy: str) -> None:
 
     await page.route(url, answer)
     await page.goto(url)
+
+
+@asynccontextmanager
+async def a_site(html: Callable[[], str], policy: str) -> AsyncIterator[str]:
+    """The address of another web server, which answers everything with `html`."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-security-policy: {policy}\r\nconnection: close"
+        writer.write(f"{head}\r\n\r\n{html()}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def accessibility_troubles(page: Page) -> list[str]:

@@ -21,8 +21,8 @@ from tests.browser_fixture import accessibility_troubles
 from tests.builders import PROJECT, a_completion
 from tests.monitoring.consoles import RunningConsole, a_history, a_worker, running_console
 
-PICTURES = os.environ.get("HONE_PICTURES")
-"""Folder for the pictures that the documentation shows; without it none is made."""
+PICTURES = os.environ.get("PICTURES")
+"""Folder to write the documentation's pictures to, `docs/images` to make them again; without it none is made."""
 PATHS = (
     "/",
     "/decide",

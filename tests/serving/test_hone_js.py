@@ -8,8 +8,10 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route
 from sqlalchemy import text
 
+from feedback import models
 from feedback.database import Database
-from tests.browser_fixture import Watched, accessibility_troubles, show_html, watched_page
+from tests.browser_fixture import Watched, a_site, accessibility_troubles, show_html, watched_page
+from tests.builders import PROJECT
 from tests.fakes import FakeEngine, fake_engine
 from tests.serving.running import Running, running_gateway
 
@@ -35,15 +37,20 @@ async def gateway(
 
 async def an_answer_in_a_page(browser: Browser, gateway: Running, **options: Any) -> Watched:
     """A page with one answer and hone.js, under a policy that allows nothing inline."""
-    answer = await gateway.ask(headers={"x-hone-rater-id": "customer-17"})
     watched = await watched_page(browser, **options)
+    await show_html(watched.page, f"{gateway.url}/shop", await a_shop(gateway), POLICY)
+    return watched
+
+
+async def a_shop(gateway: Running) -> str:
+    """The page, with an answer that a customer just got."""
+    answer = await gateway.ask(headers={"x-hone-rater-id": "customer-17"})
     rated = f'data-hone-completion="{answer.json()["id"]}"'
     token = answer.headers["x-hone-feedback-token"]
-    html = f"""<!doctype html><html lang="en"><head><title>Shop</title><script src="/hone.js" defer></script></head>
+    script = f'<script src="{gateway.url}/hone.js" defer></script>'
+    return f"""<!doctype html><html lang="en"><head><title>Shop</title>{script}</head>
       <body><main><h1>Help</h1><p>Within 30 days.</p><div {rated} data-hone-token="{token}"></div>
       <button>after</button></main></body></html>"""
-    await show_html(watched.page, f"{gateway.url}/shop", html, POLICY)
-    return watched
 
 
 async def said(database: Database) -> list[tuple[str, Any, str | None]]:
@@ -224,6 +231,30 @@ async def test_attach_gives_a_handle_that_takes_the_thumbs_away(browser: Browser
         return [label, place.childNodes.length];
     }""")
     assert count == ["Gut", 0]
+
+
+async def test_a_page_of_another_site_votes_where_the_policy_names_it(
+    browser: Browser, gateway: Running, database: Database
+) -> None:
+    watched, html = await watched_page(browser), await a_shop(gateway)
+    page = watched.page
+    async with a_site(lambda: html, POLICY.replace("'self'", gateway.url)) as site:
+        await page.goto(site)
+        await button(page, "Good answer").click()
+        await wait_for_status(page, "Not saved")
+        changes = {"feedback": {"allowed_origins": [site]}}
+        async with database.begin() as connection:
+            await models.change_policy(connection, PROJECT, "support", changes, by="test")
+        # A gateway learns of the change within a second or so.
+        for _ in range(50):
+            if not await button(page, "Try again").is_visible():
+                break
+            await button(page, "Try again").click()
+            await page.wait_for_timeout(100)
+        await wait_for_status(page, "Thanks")
+        await button(page, "Good answer").click()
+        await wait_for_status(page, "taken back")
+    assert await said(database) == []
 
 
 async def test_the_script_is_small_cacheable_and_open_to_every_page(gateway: Running) -> None:
