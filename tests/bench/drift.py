@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     rng, report = np.random.default_rng(chosen.seed), Report()
     changed(report, 8 if chosen.quick else 40, rng)
-    quiet(report, 10 if chosen.quick else 50, 10, rng)
+    quiet(report, 10 if chosen.quick else 30, 10, rng)
     print(f"{report.broken} promises broken." if report.broken else "All promises kept.")
     return 1 if report.broken else 0
 

@@ -92,6 +92,7 @@ async def test_raters_stick_to_their_arm_and_rows_say_which(
         expected = "candidate" if bucket(experiment.salt, row["unit"]) < 0.3 else "champion"
         assert row["arm"] == expected
         assert row["propensity"] == {"candidate": 0.3, "champion": 0.7}[expected]
+        assert row["policy_version"] == experiment.policy_version
     assert len(arms) == 20
     assert all(len(met) == 1 for met in arms.values())
 
