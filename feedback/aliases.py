@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feedback import submissions
@@ -101,11 +101,21 @@ def alias_router(desk: Callable[[Request], Desk]) -> APIRouter:
         kept = await found.hand_in([given], dry_run=body.dryrun is True)
         return {"feedback_id": bare_id(kept.ids[0])}
 
-    @router.post("/api/public/scores", summary="Give feedback as Langfuse's clients do")
-    async def give_langfuse_score(body: LangfuseScore, request: Request) -> dict[str, str]:
+    @router.post(
+        "/api/public/scores", summary="Give feedback as Langfuse's clients do, one score or a list of them"
+    )
+    async def give_langfuse_scores(
+        body: LangfuseScore | list[dict[str, Any]], request: Request, response: Response
+    ) -> dict[str, Any]:
         found = desk(request)
-        caller, authorization = _langfuse_caller(found, request)
-        speaker = _langfuse_speaker(found, request, caller, authorization, body)
+        _, authorization = _langfuse_caller(found, request)
+        if isinstance(body, list):
+            done = [await _try_score(found, request, authorization, one) for one in body]
+            errors = [{"message": refused[1]} for refused in done if refused is not None]
+            response.status_code = 207 if errors else 202
+            counts = {"accepted": len(done) - len(errors), "rejected": len(errors), "errors": errors}
+            return counts if errors else {"message": "Accepted"}
+        speaker = _langfuse_speaker(found, request, authorization, body)
         kept = await found.hand_in([_of_score(found, speaker, body)])
         return {"id": body.id or kept.ids[0]}
 
@@ -122,8 +132,8 @@ def alias_router(desk: Callable[[Request], Desk]) -> APIRouter:
     @router.post("/api/public/ingestion", status_code=207, summary="Take the scores of a Langfuse batch")
     async def ingest_langfuse_batch(body: LangfuseBatch, request: Request) -> dict[str, Any]:
         found = desk(request)
-        caller, authorization = _langfuse_caller(found, request)
-        done = [await _ingest(found, request, caller, authorization, event) for event in body.batch]
+        _, authorization = _langfuse_caller(found, request)
+        done = [await _ingest(found, request, authorization, event) for event in body.batch]
         return {
             "successes": [one for one in done if one["status"] < 400],
             "errors": [one for one in done if one["status"] >= 400],
@@ -132,7 +142,8 @@ def alias_router(desk: Callable[[Request], Desk]) -> APIRouter:
     @router.get("/api/public/projects", summary="Say which project a Langfuse client's keys belong to")
     async def show_langfuse_project(request: Request) -> dict[str, Any]:
         project = _langfuse_caller(desk(request), request)[0].project
-        return {"data": [{"id": project, "name": project, "metadata": {}}]}
+        organization = {"id": project, "name": project}
+        return {"data": [{"id": project, "name": project, "organization": organization, "metadata": {}}]}
 
     return router
 
@@ -200,9 +211,7 @@ def _wrong_keys(what: str) -> Refused:
     )
 
 
-def _langfuse_speaker(
-    desk: Desk, request: Request, caller: Caller, authorization: str, score: LangfuseScore
-) -> Speaker:
+def _langfuse_speaker(desk: Desk, request: Request, authorization: str, score: LangfuseScore) -> Speaker:
     rater_id, _ = _rater_of(score.metadata or {})
     return desk.hear(request, token=None, authorization=authorization, rater_id=rater_id)
 
@@ -247,28 +256,34 @@ def _understood(desk: Desk, project: str, score: LangfuseScore) -> tuple[str, An
     return understood_kind(score.name), int(score.value) if whole else score.value
 
 
-async def _ingest(
-    desk: Desk, request: Request, caller: Caller, authorization: str, event: LangfuseEvent
-) -> dict[str, Any]:
+async def _ingest(desk: Desk, request: Request, authorization: str, event: LangfuseEvent) -> dict[str, Any]:
+    if event.type == "score-create":
+        refused = await _try_score(desk, request, authorization, event.body, event.id)
+    else:
+        refused = 400, f"Events of type '{event.type}' are not taken here; expected score-create."
+    if refused is None:
+        return {"id": event.id, "status": 201}
+    status, message = refused
+    name = LANGFUSE_NAMES.get(status, "InvalidRequestError")
+    return {"id": event.id, "status": status, "message": message, "error": name}
+
+
+async def _try_score(
+    desk: Desk, request: Request, authorization: str, fields: dict[str, Any], event_id: str | None = None
+) -> tuple[int, str] | None:
+    """Keep one score of several; status and reason, if it is refused."""
     try:
-        if event.type != "score-create":
-            raise HoneError(f"Events of type '{event.type}' are not taken here; expected score-create.")
-        score = LangfuseScore.model_validate(event.body)
-        speaker = _langfuse_speaker(desk, request, caller, authorization, score)
-        await desk.hand_in([_of_score(desk, speaker, score, event.id)])
+        score = LangfuseScore.model_validate(fields)
+        speaker = _langfuse_speaker(desk, request, authorization, score)
+        await desk.hand_in([_of_score(desk, speaker, score, event_id)])
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        return _event_error(event, 400, f"'{field}' is {first.get('input')!r:.80}: {first['msg']}.")
+        return 400, f"'{field}' is {first.get('input')!r:.80}: {first['msg']}."
     except HoneError as error:
         status = error.status if isinstance(error, Refused) else 404 if isinstance(error, NotFound) else 400
-        return _event_error(event, status, str(error))
-    return {"id": event.id, "status": 201}
-
-
-def _event_error(event: LangfuseEvent, status: int, message: str) -> dict[str, Any]:
-    name = LANGFUSE_NAMES.get(status, "InvalidRequestError")
-    return {"id": event.id, "status": status, "message": message, "error": name}
+        return status, str(error)
+    return None
 
 
 def _rater_of(tags: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:

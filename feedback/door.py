@@ -51,7 +51,7 @@ class FeedbackDoor:
         self, scope: dict[str, Any], headers: dict[bytes, str], receive: Receive, send: Send
     ) -> None:
         path: str = scope["path"]
-        limit = BATCH_BYTES_MAX if path.endswith("/ingestion") else self._body_bytes_max
+        limit = BATCH_BYTES_MAX if path.startswith(LANGFUSE_PREFIX) else self._body_bytes_max
         body, length = bytearray(), headers.get(b"content-length", "0")
         too_long, more = length.isdecimal() and int(length) > limit, True
         while more and not too_long:

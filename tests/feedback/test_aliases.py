@@ -195,6 +195,22 @@ async def test_a_batch_of_the_sdk_is_answered_event_by_event(counter: Counter) -
     assert len(await counter.rows(ANSWER)) == 1
 
 
+async def test_a_list_of_scores_is_taken_as_far_as_it_makes_sense(counter: Counter) -> None:
+    good = {"traceId": HEX, "name": "thumbs", "value": 1, "id": "score-1"}
+    worse = {"traceId": HEX, "name": "stars", "value": 9}
+
+    async def send(*scores: dict[str, Any]) -> httpx.Response:
+        return await counter.client.post("/api/public/scores", json=scores, headers=basic())
+
+    accepted = await send(good, {**good, "value": 0})
+    assert (accepted.status_code, accepted.json()) == (202, {"message": "Accepted"})
+    partly = await send(good, worse, {"name": "thumbs"})
+    assert partly.status_code == 207
+    assert (partly.json()["accepted"], partly.json()["rejected"]) == (1, 2)
+    assert "from 1 to 5" in partly.json()["errors"][0]["message"]
+    assert [value for _, value, _ in await counter.effective(ANSWER)] == [True]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
