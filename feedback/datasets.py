@@ -200,11 +200,6 @@ async def stream_rows(
             yield Row(r.split, r.columns, r.rater, tuple(r.completion_ids), tuple(r.feedback_ids), r.method)
 
 
-async def evaluation_rows(connection: AsyncConnection, dataset_id: str) -> list[Row]:
-    """The rows of every split that is never trained on."""
-    return [row for split in EVALUATED for row in await rows(connection, dataset_id, split=split)]
-
-
 @dataclass(frozen=True, slots=True)
 class Exclusion:
     """Something that was said and did not become a row."""

@@ -83,6 +83,10 @@ _TRAINED_BEFORE = """
         SELECT DISTINCT {what} FROM ballots WHERE split = 'train' AND {what} IS NOT NULL
     ) AS trained WHERE trained.{what} = ballots.{what} AND ballots.split = 'time_forward'"""
 
+_REPEATED = """
+    UPDATE ballots SET reason = 'near-duplicate of a question that runs repeat', split = NULL
+    WHERE split IN ('held_out', 'time_forward') AND question = ANY(CAST(:repeated AS bigint[]))"""
+
 _ONCE = """
     UPDATE ballots SET reason = 'is the wrong answer of another evaluated row', split = NULL FROM (
         SELECT prompt_key, rejected_key FROM ballots WHERE split IN ('held_out', 'time_forward')
@@ -110,10 +114,12 @@ async def split_statements(
     method: Method,
     *,
     learned_before: datetime | None = None,
+    repeated: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Give every statement its split, and say how many rows that makes.
 
-    Of what was said before `learned_before` a part is trained on again, `replay_share` of all that is.
+    Of what was said before `learned_before` a part is trained on again, `replay_share` of all that is. What is near to
+    the `repeated` questions is not evaluated with, since every run trains on those.
     """
     await connection.execute(text(_SIDES), {"held_out": policy.held_out_share})
     # Without fresh statistics the planner takes the new splits for empty, and compares every row with every row.
@@ -126,6 +132,7 @@ async def split_statements(
         )
     if policy.time_forward_days:
         await _slice_time(connection, timedelta(days=policy.time_forward_days))
+    await connection.execute(text(_REPEATED), {"repeated": list(repeated)})
     await connection.execute(text(_ONCE))
     await connection.execute(
         text(

@@ -22,6 +22,8 @@ from feedback.models import Model
 from feedback.runs import Run
 from retrain.balance import balance_of
 from retrain.data import split_statements, stream_rows
+from retrain.defences import key_of
+from retrain.prompts import prompt_text
 from retrain.recipe import Method, Recipe, default_recipe
 from retrain.replay import replayed_rows
 from retrain.rules import UNSUPPORTED
@@ -75,7 +77,7 @@ async def make_plan(
     plan = await _mark(connection, asked, selected, choose(selected.available, asked.policy.training, method))
     if plan.choice.method is None:
         return plan
-    return await _complete(connection, asked, plan, plan.choice.method, overrides or {})
+    return await _complete(connection, asked, plan, selected, plan.choice.method, overrides or {})
 
 
 async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
@@ -178,12 +180,19 @@ async def _check_ticket(connection: AsyncConnection, plan: Plan) -> None:
 
 
 async def _complete(
-    connection: AsyncConnection, model: Model, plan: Plan, method: Method, overrides: Mapping[str, Any]
+    connection: AsyncConnection,
+    model: Model,
+    plan: Plan,
+    selected: Selected,
+    method: Method,
+    overrides: Mapping[str, Any],
 ) -> Plan:
     """The plan with its split and recipe, or why nothing is left to train on."""
     policy = model.policy.training
     start = await choose_start(connection, model)
-    split = await split_statements(connection, policy, method, learned_before=start.since)
+    split = await split_statements(
+        connection, policy, method, learned_before=start.since, repeated=selected.repeated
+    )
     left_out = await connection.execute(
         text(
             "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
@@ -204,7 +213,11 @@ async def _complete(
         template_hash=served_template_hash(model.base_model),
         start_from=start.start_from,
     )
-    replayed = await replayed_rows(connection, model, method, counts["train"])
+    replayed = [
+        row
+        for row in await replayed_rows(connection, model, method, counts["train"])
+        if key_of(prompt_text(row.columns["prompt"])) not in selected.golden_like
+    ]
     counts |= {"train": counts["train"] + len(replayed), "replayed": len(replayed)}
     said = (*plan.choice.sentences[:-1], start.sentence, plan.choice.sentences[-1])
     return replace(

@@ -24,16 +24,26 @@ async def replayed_rows(connection: AsyncConnection, model: Model, method: Metho
     Raises:
         HoneError: the file is gone, or a line of it is not of the form that SFT takes.
     """
-    policy = model.policy.training
-    if policy.replay_file is None or method == "dpo":
+    if method == "dpo":
         return []
-    file = await uploads.get(connection, model.project, policy.replay_file)
+    return replayed(await fixed_set(connection, model), method, rows, model.policy.training.replay_share)
+
+
+async def fixed_set(connection: AsyncConnection, model: Model) -> list[FileRow]:
+    """The whole fixed set, of which every run repeats a part; empty where the policy names none.
+
+    Raises:
+        HoneError: the file is gone, or a line of it is not of the form that SFT takes.
+    """
+    if (named := model.policy.training.replay_file) is None:
+        return []
+    file = await uploads.get(connection, model.project, named)
 
     def read() -> list[FileRow]:
         with uploads.open_content(file.location) as lines:
             return read_rows(lines, "sft", file.filename)
 
-    return replayed(await asyncio.to_thread(read), method, rows, policy.replay_share)
+    return await asyncio.to_thread(read)
 
 
 def replayed(fixed: Sequence[FileRow], method: Method, rows: int, share: float) -> list[Row]:

@@ -29,7 +29,7 @@ from feedback.tables import completions, feedback
 from retrain.duties import watching
 from retrain.forgetting import carry_out_erasures, keep_no_longer
 from retrain.opinions import TRAINING_KINDS
-from retrain.plan import make_plan, queue
+from retrain.plan import file_for_review, make_plan, queue
 from retrain.requests import answer_requests
 from retrain.settings import RetrainSettings
 from retrain.worker import Worker
@@ -175,6 +175,7 @@ class Trigger:
         plan = await make_plan(connection, model.project, model.model)
         if plan.recipe is None:
             self.refused_at[key] = fresh
+            await file_for_review(connection, plan)
             log.info("no run", model=model.model, fresh_feedback=fresh, reasons=plan.choice.sentences)
             return
         with suppress(Conflict):

@@ -21,7 +21,8 @@ from retrain import rules
 from retrain.ballots import COLUMNS, Ballot, Cast, cast
 from retrain.defences import Predictor, distrusted, key_of
 from retrain.opinions import Opinion, opinions, questions_asked
-from retrain.prompts import normalised, prompt_text, spoken_text
+from retrain.prompts import Prompt, normalised, prompt_text, spoken_text
+from retrain.replay import fixed_set
 from retrain.similar import Sketches
 from retrain.topics import SAMPLE_MAX, Topics, find_topics
 
@@ -58,6 +59,10 @@ class Selected:
 
     available: Available
     topics: tuple[str, ...]
+    repeated: tuple[int, ...] = ()
+    """Questions of the fixed set that runs repeat: what is nearly the same is no evidence."""
+    golden_like: frozenset[int] = frozenset()
+    """Keys of prompts of the fixed set that are nearly golden questions: no run may repeat them."""
 
 
 async def select_statements(connection: AsyncConnection, model: Model) -> Selected:
@@ -69,10 +74,8 @@ async def select_statements(connection: AsyncConnection, model: Model) -> Select
     topics = await _topics(connection, model)
     kept = await golden.of_model(connection, model.project, model.model)
     sketches, predictor = Sketches(), Predictor()
-    golden_keys = []
-    for item in kept:
-        golden_keys.append(key_of(prompt_text(item.prompt)))
-        sketches.add(golden_keys[-1], spoken_text(item.prompt))
+    golden_keys = _sketched(sketches, [item.prompt for item in kept])
+    repeated = _sketched(sketches, [row.prompt for row in await fixed_set(connection, model)])
     await _load(connection, model, topics, sketches, predictor)
     groups = await asyncio.to_thread(sketches.groups)
     await _name_questions(connection, groups)
@@ -83,7 +86,20 @@ async def select_statements(connection: AsyncConnection, model: Model) -> Select
     golden_questions = sorted({groups.get(key, key) for key in golden_keys})
     await connection.execute(text("ANALYZE ballots"))
     await rules.apply_rules(connection, policy, distrusted=suspects, golden=golden_questions)
-    return Selected(await _available(connection), topics.names)
+    return Selected(
+        await _available(connection),
+        topics.names,
+        repeated=tuple(sorted({groups.get(key, key) for key in repeated})),
+        golden_like=frozenset(key for key in repeated if groups.get(key, key) in golden_questions),
+    )
+
+
+def _sketched(sketches: Sketches, prompts: Sequence[Prompt]) -> list[int]:
+    """The keys of prompts that are sketched beside what people asked."""
+    keys = [key_of(prompt_text(prompt)) for prompt in prompts]
+    for key, prompt in zip(keys, prompts, strict=True):
+        sketches.add(key, spoken_text(prompt))
+    return keys
 
 
 async def _topics(connection: AsyncConnection, model: Model) -> Topics:

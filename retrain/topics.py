@@ -24,6 +24,7 @@ NAME_WORDS = 3
 NAMED_BY_RATERS_MIN = 3
 
 _BUCKETS = 4096
+_AT_ONCE = 100
 _ROUNDS = 25
 SHARED_BY_MIN = 0.02
 """Shingles in a smaller share of the questions count for nothing."""
@@ -42,10 +43,11 @@ class Topics:
 
     def assign(self, texts: Sequence[str]) -> list[int]:
         """The topic of each normalised text."""
-        if not texts:
-            return []
-        nearest = np.argmax(_vectors(texts, self.weights) @ self.centres.T, axis=1)
-        return [int(topic) for topic in nearest]
+        found: list[int] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            vectors = _vectors(texts[start : start + _AT_ONCE], self.weights)
+            found += np.argmax(vectors @ self.centres.T, axis=1).tolist()
+        return found
 
 
 def find_topics(questions: Sequence[tuple[str, str]]) -> Topics:

@@ -2,16 +2,20 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
 
+import orjson
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import datasets, golden, models
+from feedback import datasets, golden, models, uploads
 from feedback.database import Database
 from feedback.datasets import Dataset, Row
 from feedback.errors import HoneError
 from feedback.policy import ModelPolicy, TrainingPolicy
+from feedback.uploads import FileStore
 from retrain.data import stream_rows
 from retrain.plan import freeze, make_plan
 from retrain.prompts import prompt_text
@@ -243,6 +247,42 @@ async def test_golden_questions_are_in_every_dataset_and_nothing_like_them_is_tr
     assert dataset.counts["excluded"]["near-duplicate of a golden question"] == 10
     assert of_split(without, "golden") == []
     assert [row for row in of_split(without, "train") if "reading lamp" in prompt_text(row.columns["prompt"])]
+
+
+async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
+    database: Database, tmp_path: Path
+) -> None:
+    said, asked = people(12, 4), "Would you be so kind as to tell me the name of the capital of France?"
+    said += [
+        voted(asked + "?" * n, f"It is Paris, I say {n} times.", True, rater=f"rater-{n}") for n in range(12)
+    ]
+    lines = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in ((asked, "Paris."), ("What are 2 and 2?", "Four."))
+    ]
+    async with database.begin() as connection:
+        await record(connection, said, policy(replay_file="file-1", replay_share=0.2))
+        stored = FileStore(str(tmp_path)).write("file-1", BytesIO(b"\n".join(map(orjson.dumps, lines))))
+        await uploads.create(
+            connection,
+            file_id="file-1",
+            project=PROJECT,
+            filename="general.jsonl",
+            purpose="fine-tune",
+            stored=stored,
+            by="ada",
+        )
+        dataset, rows = await freeze_now(connection)
+        kept = [{"role": "user", "content": asked}]
+        await golden.add(connection, project=PROJECT, model=MODEL, prompt=kept, answer="Paris.", by="ada")
+        guarded, guarded_rows = await freeze_now(connection)
+    held_out = [prompt_text(row.columns["prompt"]) for row in of_split(rows, "held_out")]
+    assert held_out and not [one for one in held_out if "capital of france" in one]
+    assert dataset.counts["excluded"]["near-duplicate of a question that runs repeat"] > 0
+    assert dataset.counts["replayed"] == 2
+    assert guarded.counts["replayed"] == 1
+    trained = [prompt_text(row.columns["prompt"]) for row in of_split(guarded_rows, "train")]
+    assert not [one for one in trained if "capital of france" in one]
 
 
 @pytest.mark.parametrize("prompt", ["", [], [{"role": "user"}], {"role": "user"}, 7])
