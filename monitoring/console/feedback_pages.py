@@ -1,5 +1,6 @@
 """Feedback: what was asked and answered, what people said of it, and why this answer: which version, run and rows."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from monitoring.console.page import Page, Seen
 router = APIRouter(prefix="/feedback")
 
 PAGE_ROWS = 50
+SEARCHED_ROWS = 20_000
+"""Words are looked for in so many of the newest completions that the other filters leave."""
 DAYS = (1, 7, 30, 365)
 RATINGS = ("up", "down", "corrected", "commented", "none")
 
@@ -35,9 +38,7 @@ async def listing(
     if page.model is None:
         return page.show("start.html")
     asked = {"q": q, "version": version, "rating": rating, "arm": arm, "status": status, "days": days}
-    query = _filtered(page, asked).order_by(rows.c.created_at.desc(), rows.c.completion_id.desc())
-    if before:
-        query = query.where(rows.c.created_at < _moment(before))
+    query = _filtered(page, asked, before).order_by(rows.c.created_at.desc(), rows.c.completion_id.desc())
     found = [dict(row._mapping) for row in await page.connection.execute(query.limit(PAGE_ROWS + 1))]
     shown = found[:PAGE_ROWS]
     return page.show(
@@ -51,6 +52,7 @@ async def listing(
         ],
         ratings=RATINGS,
         periods=DAYS,
+        searched=SEARCHED_ROWS,
     )
 
 
@@ -77,32 +79,45 @@ async def detail(completion_id: str, page: Seen) -> Response:
     )
 
 
-def _filtered(page: Page, asked: dict[str, Any]) -> Select[Any]:
-    assert page.model is not None
-    since = datetime.now(UTC) - timedelta(days=asked["days"] if asked["days"] in DAYS else DAYS[1])
-    query = with_text().where(
-        rows.c.project == page.project,
-        rows.c.model == page.model.model,
-        rows.c.created_at >= since,
-        # A completion's day is its partition: named, the older partitions are not opened.
-        rows.c.day >= (since - timedelta(days=1)).date(),
+def _filtered(page: Page, asked: dict[str, Any], before: str) -> Select[Any]:
+    conditions = list(_conditions(page, asked, before))
+    query = with_text().where(*conditions)
+    if not asked["q"]:
+        return query
+    newest = (
+        select(rows.c.completion_id)
+        .where(*conditions)
+        .order_by(rows.c.created_at.desc())
+        .limit(SEARCHED_ROWS)
     )
+    return query.where(rows.c.completion_id.in_(newest), _says(asked["q"]))
+
+
+def _conditions(page: Page, asked: dict[str, Any], before: str) -> Iterator[Any]:
+    since = datetime.now(UTC) - timedelta(days=asked["days"] if asked["days"] in DAYS else DAYS[1])
+    yield rows.c.project == page.project
+    yield rows.c.model == page.required_model().model
+    yield rows.c.created_at >= since
+    # A completion's day is its partition: named, the older partitions are not opened.
+    yield rows.c.day >= (since - timedelta(days=1)).date()
+    if before:
+        yield rows.c.created_at < _moment(before)
     if asked["version"]:
-        query = query.where(rows.c.version == _number(asked["version"]))
+        yield rows.c.version == _number(asked["version"])
     if asked["arm"]:
-        query = query.where(rows.c.arm == asked["arm"])
+        yield rows.c.arm == asked["arm"]
     if asked["status"]:
-        query = query.where(rows.c.status == asked["status"])
+        yield rows.c.status == asked["status"]
     if asked["rating"]:
-        query = query.where(_rated(asked["rating"]))
-    if asked["q"]:
-        pattern = "%" + asked["q"].replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        said = [func.coalesce(one.c.output_text, "") for one in (completion_texts, completion_redacted)]
-        wanted = [one.c.request["messages"].astext for one in (completion_texts, completion_redacted)]
-        query = query.where(
-            or_(*(one.ilike(pattern) for one in (*said, *wanted)), rows.c.completion_id == asked["q"])
-        )
-    return query
+        yield _rated(asked["rating"])
+
+
+def _says(words: str) -> Any:
+    """Whether the answer or the conversation has these words, as they were said or redacted."""
+    pattern = "%" + words.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+    said = [func.coalesce(one.c.output_text, "") for one in (completion_texts, completion_redacted)]
+    asked = [one.c.request["messages"].astext for one in (completion_texts, completion_redacted)]
+    return or_(*(one.ilike(pattern) for one in (*said, *asked)), rows.c.completion_id == words)
 
 
 def _rated(rating: str) -> Any:

@@ -30,10 +30,10 @@ async def home(page: Seen) -> Response:
         experiment=experiment,
         rollout=None if experiment is None else await rollouts.of(connection, experiment.experiment_id),
         health=await standing.health(connection, model, champion),
-        next_run=await standing.next_run(connection, model),
-        traffic=await numbers.kept("traffic", model, lambda: numbers.traffic(connection, model)),
-        speed=await numbers.kept("speed", model, lambda: numbers.speed(connection, model)),
-        ratings=await numbers.kept("ratings", model, lambda: numbers.ratings(connection, model)),
+        next_run=await standing.next_run(connection, model, page.kept),
+        traffic=await page.kept.get("traffic", model, lambda: numbers.traffic(connection, model)),
+        speed=await page.kept.get("speed", model, lambda: numbers.speed(connection, model)),
+        ratings=await page.kept.get("ratings", model, lambda: numbers.ratings(connection, model)),
         alerts=await firing(connection, model),
     )
 

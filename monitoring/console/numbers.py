@@ -1,14 +1,11 @@
 """What the record says about traffic, latency and ratings, in as little work as a page may cost.
 
-Counts come from indexes; latencies from the newest `SAMPLE_ROWS` completions. What was asked a few seconds ago is not
-asked again: many people may look at one model.
+Counts come from indexes; latencies from the newest `SAMPLE_ROWS` completions.
 """
 
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,9 +16,6 @@ from monitoring.console import charts
 HOURS = 24
 DAYS = 14
 SAMPLE_ROWS = 20_000
-KEPT_SECONDS = 5.0
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +86,6 @@ WHERE feedback.project = :project AND feedback.created_at >= :since AND effectiv
   AND name = 'thumbs' AND value IN ('true', 'false') AND completions.model = :model
 GROUP BY at
 """)
-
-_kept: dict[tuple[str, str, str], tuple[float, Any]] = {}
-
-
-async def kept(what: str, model: Model, ask: Callable[[], Awaitable[Value]]) -> Value:
-    """What `ask` answers, or answered in the last seconds."""
-    key, now = (what, model.project, model.model), time.monotonic()
-    found = _kept.get(key)
-    if found is not None and now - found[0] < KEPT_SECONDS:
-        value: Value = found[1]
-        return value
-    value = await ask()
-    _kept[key] = (now, value)
-    return value
 
 
 async def traffic(connection: AsyncConnection, model: Model) -> Traffic:

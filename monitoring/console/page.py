@@ -5,7 +5,7 @@ browser is sent to shows it in force. Everything that goes into a page is escape
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from feedback.errors import HoneError
 from feedback.models import Model
 from monitoring.console import view
 from monitoring.console.assets import asset
+from monitoring.console.kept import Kept
 from monitoring.console.pulse import state
 from monitoring.console.sessions import Sessions, Visitor, check_token
 from monitoring.settings import MonitoringSettings
@@ -45,6 +46,7 @@ class Console:
     sessions: Sessions
     settings: MonitoringSettings
     state_dir: Path
+    kept: Kept = field(default_factory=Kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Page:
         if self.model is None:
             raise HoneError(f"Project '{self.project}' has no model yet. `hone model create` makes one.")
         return self.model
+
+    @property
+    def kept(self) -> Kept:
+        """Answers of a moment ago."""
+        return console_of(self.request).kept
 
     def show(self, template: str, **context: Any) -> Response:
         """Render a page."""

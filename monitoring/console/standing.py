@@ -13,6 +13,7 @@ from feedback.engines import Engine
 from feedback.models import Model
 from feedback.runs import Run
 from feedback.tables import completions, feedback
+from monitoring.console.kept import Kept
 from monitoring.console.view import span
 
 STALE_SECONDS = 60.0
@@ -85,12 +86,12 @@ async def worker_is_alive(connection: AsyncConnection) -> bool:
     return bool(await connection.scalar(query, {"lock": WORKER_LOCK}))
 
 
-async def next_run(connection: AsyncConnection, model: Model) -> NextRun:
+async def next_run(connection: AsyncConnection, model: Model, kept: Kept) -> NextRun:
     """What the schedule waits for, as the worker sees it."""
     policy = model.policy.training
     earlier = await runs.in_project(connection, model.project, model=model.model)
     since = earlier[0].created_at if earlier else None
-    fresh = await fresh_feedback(connection, model, since)
+    fresh = await kept.get(f"fresh since {since}", model, lambda: fresh_feedback(connection, model, since))
     needed = policy.fresh_feedback_min
     unfinished = next((run for run in earlier if run.status in ("queued", "running")), None)
     if unfinished is not None:

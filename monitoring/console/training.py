@@ -30,7 +30,7 @@ async def listing(page: Seen) -> Response:
         "training.html",
         runs=every,
         names={one.adapter_id: one for one in versions},
-        next_run=await standing.next_run(page.connection, model),
+        next_run=await standing.next_run(page.connection, model, page.kept),
         worker=await standing.worker_is_alive(page.connection),
         requests=await _requests(page, model.model),
         policy=model.policy.training,

@@ -289,6 +289,28 @@ async def test_a_waiting_correction_is_decided_with_the_keyboard(
     assert one.decided_by is not None and one.decided_by.startswith("key:")
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("q=MALTA", 3),
+        ("q=malta&rating=none", 1),
+        ("q=100%25_sure", 0),
+        ("rating=corrected", 2),
+        ("rating=commented", 2),
+        ("version=0", 0),
+        ("arm=candidate", 0),
+        ("status=error", 0),
+        ("", 12),
+    ],
+)
+async def test_completions_are_found_by_what_was_asked_and_said(
+    console: RunningConsole, query: str, found: int
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        page = (await client.get(f"/feedback?days=30&{query}")).text
+    assert page.count('<a href="/feedback/chatcmpl-') == found
+
+
 async def test_an_operator_corrects_a_completion_on_its_page(
     browser: Browser, console: RunningConsole, database: Database
 ) -> None:
