@@ -38,7 +38,7 @@ class Consent(StrEnum):
 def import_feedback(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Exports as JSON, JSON lines, CSV or Parquet, plain or gzipped.", exists=True),
+        typer.Argument(help="Exports as JSON, JSON lines, CSV or Parquet, plain or gzipped."),
     ],
     consent: Annotated[
         Consent, typer.Option(help="Whether the people agreed that what they wrote may be trained on.")

@@ -193,11 +193,16 @@ def _csv_rows(stream: IO[str], path: Path) -> Iterator[Row | BadRow]:
 
 def _parquet_rows(stream: IO[bytes], path: Path) -> Iterator[Row | BadRow]:
     parquet = require_parquet(path)
+    from pyarrow import ArrowException
+
     number = 0
-    for batch in parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_ROWS):
-        for values in batch.to_pylist(maps_as_pydicts="lossy"):
-            number += 1
-            yield Row(number, {name: cell(_plain(value)) for name, value in values.items()})
+    try:
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_ROWS):
+            for values in batch.to_pylist(maps_as_pydicts="lossy"):
+                number += 1
+                yield Row(number, {name: cell(_plain(value)) for name, value in values.items()})
+    except ArrowException as error:
+        raise HoneError(f"{path} cannot be read: {error} Rows before number {number + 1} were.") from error
 
 
 def require_parquet(path: Path) -> Any:

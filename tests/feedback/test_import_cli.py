@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from feedback.cli import app
 from feedback.database import Database
+from feedback.errors import HoneError
 from tests.builders import a_model
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -100,3 +101,21 @@ def test_a_good_file_ends_well_and_is_written_down_once(database_url: str) -> No
     assert hone_import(inferences, "--consent", "yes").exit_code == 0
     assert hone_import(inferences, "--consent", "yes").exit_code == 0
     assert recorded(database_url) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("missing.json", None, "missing.json cannot be read: .* No such file"),
+        ("empty.json", b"", "empty.json is empty. Expected an export"),
+        ("torn.csv.gz", b"\x1f\x8b\x08", "torn.csv.gz cannot be read"),
+        ("torn.parquet", b"PAR1 and no more", "torn.parquet cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_is_answered_with_one_sentence(
+    tmp_path: Path, name: str, content: bytes | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(HoneError, match=sentence):
+        hone_import(tmp_path / name, "--consent", "yes")
