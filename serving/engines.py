@@ -234,7 +234,7 @@ class Engine:
             EngineUnreachable: another replica may be asked instead.
             EngineSilent: nothing came in time.
         """
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
         request = b"POST %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
             self._path,
             path,

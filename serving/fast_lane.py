@@ -106,9 +106,8 @@ class _Exchange:
 
     def _head(self, status: int, headers: Headers) -> bytes:
         self.started = True
-        lines = [STATUS_LINE[status]]
-        lines += [b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        every = (*self._protocol.server_state.default_headers, *headers)
+        lines = [STATUS_LINE[status], *[name + b": " + value + b"\r\n" for name, value in every]]
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         return b"".join(lines)
 

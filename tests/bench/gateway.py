@@ -2,8 +2,9 @@
 
 W1: short answers at 1, 16 and 64 callers. W2: 64 streams of 64 chunks, paced (5 ms between chunks) and saturated.
 W3: memory of 256 slow streams. Rounds are interleaved, figures are medians; absolute figures move from machine to
-machine, the ratios at the end are what counts. CPU of the gateway includes the recording that it puts off: the clock
-stops when the last row is in the record. Needs gcc, nginx, and vllm-router in a virtual environment of its own.
+machine, the ratios at the end are what counts. CPU of the gateway includes the process in which it records, and the
+recording that it puts off: the clock stops when the last row is in the record. Needs gcc, nginx, and vllm-router in a
+virtual environment of its own.
 """
 
 import argparse

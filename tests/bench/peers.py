@@ -1,6 +1,7 @@
 """Start what is measured: Hone's gateway with everything on, nginx, vllm-router; and what measures them.
 
-Each gateway is pinned to one core, everything else to another, so a figure is "per gateway core". nginx is the floor
+Each gateway is pinned to one core, everything else to another, so a figure is "per gateway core"; the process in which
+Hone records is with the database on the other, and its CPU time counts as the gateway's. nginx is the floor
 of one hop (no authentication, no record, no idea of a model); vllm-router is the router that vLLM's own project offers.
 """
 
@@ -172,6 +173,9 @@ def hone(directory: Path, upstream: int, python: Path, *, fast_lane: bool = True
         with running(
             command, core=GATEWAY_CORE, log=directory / f"{name}.log", port=port, env=env
         ) as process:
+            spooled_bytes(port)  # It answers: what it starts beside itself has been started.
+            for child in process.children(recursive=True):
+                child.cpu_affinity([TOOLS_CORE])
             yield Peer(name, port, process, key)
 
 
