@@ -99,6 +99,8 @@ class RolloutPolicy(Section):
     """Completions younger than this are not scored yet."""
     versions_kept: int = Field(10, ge=1)
     """Retired versions whose files stay on disk, newest first: any of them is one `rollback` away."""
+    fallbacks: Literal["earlier_champions", "base", "none"] = "earlier_champions"
+    """Who answers while no engine is ready for the champion: earlier champions and then the base, the base, nobody."""
     shadow_share: float = Field(0.0, ge=0, le=1)
     """Share of answered questions that the newest candidate without traffic is asked, too, unseen by anyone."""
     shadow_questions_max: int = Field(30, ge=1)

@@ -71,6 +71,7 @@ class Completions:
         self.recorder = recorder
         self.metrics = metrics
         self.limits = RateLimits()
+        self.fallbacks = 0
         self._resting: dict[str, float] = {}
         self._pseudonym_secret = pseudonym_secret
         self._token_secret = token_secret
@@ -135,6 +136,7 @@ class Completions:
             nowhere = self._begin(asked, caller, Route(NOWHERE, error.version), arrived)
             self.recorder.keep(nowhere, "error", error.message)
             raise
+        self.fallbacks += route.instead_of is not None
         return self._begin(asked, caller, route, arrived)
 
     async def _send(self, recording: Recording) -> Connection:
@@ -235,6 +237,8 @@ class Completions:
         ]
         if asked.endpoint.recorded:
             headers.append((b"x-hone-feedback-token", self._token(recording)[0].encode()))
+        if route.instead_of is not None:
+            headers.append((b"x-hone-fallback-for", route.instead_of.name.encode()))
         if route.experiment_id is not None and route.arm is not None:
             headers.append((b"x-hone-experiment", route.experiment_id.encode()))
             headers.append((b"x-hone-arm", route.arm.encode()))

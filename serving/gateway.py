@@ -228,6 +228,11 @@ class Gateway:
             "hone_completions_lost", "Completions the spool had no room for.", lambda: recorder.lost
         )
         metrics.counter("hone_completions_recorded", "Completions in the record.", lambda: drain.recorded)
+        metrics.counter(
+            "hone_fallbacks",
+            "Requests routed to another version, as no engine was ready for theirs.",
+            lambda: self.completions.fallbacks,
+        )
         metrics.counter("hone_records_refused", "Records the database refused.", lambda: drain.refused)
 
 

@@ -54,7 +54,8 @@ class Experiment:
 class ModelRoute:
     """Everything routing knows of one model.
 
-    `fallbacks` are the earlier champions, newest first; the base model is the last of them.
+    `fallbacks` answer while nobody holds the champion: as the policy says, the earlier champions, newest first, and
+    the base model last; the base model alone; or nobody.
     """
 
     project: str
@@ -101,7 +102,10 @@ class NobodyHolds(ApiError):
 
 
 class Route(NamedTuple):
-    """The decision for one request. `propensity` is the chance this unit had of this version."""
+    """The decision for one request. `propensity` is the chance this unit had of this version.
+
+    `instead_of` is the version that would have answered, if an engine were ready for it.
+    """
 
     engine: str
     version: Version
@@ -109,6 +113,7 @@ class Route(NamedTuple):
     arm: str | None = None
     propensity: float = 1.0
     policy_version: str | None = None
+    instead_of: Version | None = None
 
 
 def choose_route(
@@ -143,7 +148,9 @@ def choose_route(
         return Route(engine, arm.version, experiment_id, arm.arm, arm.weight, route.policy_version)
     version = _newest_held(table, route)
     engine = _replica(table, version, busy, avoid)
-    return Route(engine, version, policy_version=route.policy_version)
+    meant = arm.version if arm is not None else route.champion
+    instead_of = meant if meant is not version else None
+    return Route(engine, version, policy_version=route.policy_version, instead_of=instead_of)
 
 
 def choose_arm(experiment: Experiment, unit: str) -> Arm:

@@ -19,6 +19,8 @@ from serving.routing import Arm, Experiment, ModelRoute, RoutingTable, Version
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0
+FALLBACKS = {"base": ("earlier_champions", "base"), "earlier": ("earlier_champions",)}
+"""Under which policies the base model, and earlier champions, stand in for a champion that nobody holds."""
 
 
 async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingTable:
@@ -65,7 +67,11 @@ def _model_route(model: Model, versions: list[Adapter], running: experiments.Exp
         project=model.project,
         model=model.model,
         champion=named[champion.adapter_id],
-        fallbacks=tuple(_version(adapter) for adapter in _earlier_champions(champion, versions)),
+        fallbacks=tuple(
+            _version(adapter)
+            for adapter in _earlier_champions(champion, versions)
+            if model.policy.rollout.fallbacks in FALLBACKS["base" if not adapter.version else "earlier"]
+        ),
         experiment=_experiment(running, named) if running else None,
         versions={adapter.version: _version(adapter) for adapter in versions if adapter.state != "rejected"},
         consent_default=model.policy.consent_default,

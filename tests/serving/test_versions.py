@@ -8,11 +8,11 @@ import httpx
 import openai
 from sqlalchemy import text
 
-from feedback import experiments
+from feedback import experiments, models
 from feedback.database import Database
 from feedback.policy import ModelPolicy, RolloutPolicy
 from serving.routing import bucket
-from tests.builders import a_model, an_adapter
+from tests.builders import PROJECT, a_model, an_adapter
 from tests.fakes import fake_engine, forget_adapters
 from tests.serving.running import Running, hold, running_gateway
 
@@ -163,3 +163,44 @@ async def test_metrics_count_by_version(database: Database, database_url: str, s
     assert f"hone_request_duration_seconds_count{{{labels}}} 3.0" in seen
     assert "hone_completions_recorded_total 3.0" in seen
     assert health["status"] == "ok"
+
+
+async def test_an_answer_by_a_fallback_names_the_version_it_stands_in_for(
+    database: Database, database_url: str, state_dir: Path
+) -> None:
+    async with (
+        fake_engine() as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        assert "x-hone-fallback-for" not in (await running.ask()).headers
+        async with database.begin() as connection:
+            champion = await an_adapter(connection, state="champion")
+        answer = await running.ask()
+        for _ in range(200):
+            if "x-hone-fallback-for" in answer.headers:
+                break
+            await asyncio.sleep(0.02)
+            answer = await running.ask()
+        assert answer.headers["x-hone-model-version"] == "support@0"
+        assert answer.headers["x-hone-fallback-for"] == champion.name
+        await hold(database, champion, engine.url)
+        assert "x-hone-fallback-for" not in (await until(running, champion.name)).headers
+
+
+async def test_a_policy_may_allow_no_fallback(database: Database, database_url: str, state_dir: Path) -> None:
+    async with (
+        fake_engine() as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        async with database.begin() as connection:
+            await models.change_policy(
+                connection, PROJECT, "support", {"rollout": {"fallbacks": "none"}}, by="ada"
+            )
+            champion = await an_adapter(connection, state="champion")
+        answer = await running.ask()
+        for _ in range(200):
+            if answer.status_code == 503:
+                break
+            await asyncio.sleep(0.02)
+            answer = await running.ask()
+        assert answer.status_code == 503 and champion.name in answer.json()["error"]["message"]
