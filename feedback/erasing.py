@@ -109,13 +109,15 @@ def _overlap(column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement
     return column.bool_op("&&")(literal(list(values), ARRAY(Text)))
 
 
+async def bury(connection: AsyncConnection, erasure_id: str, found: Found) -> None:
+    """Set the tombstones of the completions and conversations that were found."""
+    conversations = (tombstones.session_subject(found.project, one) for one in found.sessions)
+    await tombstones.bury(connection, erasure_id, [*found.completion_ids, *conversations])
+
+
 async def erase(connection: AsyncConnection, erasure_id: str, found: Found, *, by: str) -> Erased:
     """Delete what was found and set its tombstones, in the caller's transaction."""
-    subjects = [
-        *found.completion_ids,
-        *(tombstones.session_subject(found.project, one) for one in found.sessions),
-    ]
-    await tombstones.bury(connection, erasure_id, subjects)
+    await bury(connection, erasure_id, found)
     lost = await _erase_dataset_rows(connection, found)
     days = sorted({day_of(one) for one in found.completion_ids})
     about_ids = _in(reviews.c.completion_id, found.completion_ids)

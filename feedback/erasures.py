@@ -138,6 +138,8 @@ async def advance(database: Database, erasure_id: str, state_dir: Path) -> Erasu
     async with database.begin() as connection:
         erasure = await _by_id(connection, erasure_id)
     if erasure.phase == "requested":
+        async with database.begin() as connection:
+            await erasing.bury(connection, erasure_id, await _find(connection, erasure))
         await _wait_for_writers(database)
         async with database.begin() as connection:
             erasure = await _erase_record(connection, erasure_id)
@@ -150,10 +152,13 @@ async def advance(database: Database, erasure_id: str, state_dir: Path) -> Erasu
 
 
 async def _wait_for_writers(database: Database) -> None:
-    """Return when every transaction that began before the tombstone stood, and did not see it, has ended."""
+    """Return when every transaction has ended that may have looked for the tombstones before they stood."""
     async with database.begin() as connection:
         await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-        await connection.execute(text("LOCK TABLE completions, feedback IN SHARE MODE"))
+        await connection.execute(
+            text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": tombstones.WRITING_LOCK}
+        )
+        await connection.execute(text("LOCK TABLE completions IN SHARE MODE"))
 
 
 async def count(connection: AsyncConnection, erasure: Erasure) -> dict[str, int]:

@@ -38,7 +38,10 @@ LOCKS = 1024
 """Votes share this many locks: a transaction that stores a thousand of them must not fill the server's lock table."""
 LOCK_CLASS = 0x686F6E65
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(CAST(:slots AS integer[])) AS slot")
+# Shared with other writers: an erasure waits for all that may not have seen its tombstones.
+_LOCK = text(f"""
+    WITH writing AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({tombstones.WRITING_LOCK}))
+    SELECT pg_advisory_xact_lock(:class, slot) FROM writing, unnest(CAST(:slots AS integer[])) AS slot""")
 
 
 class Attribution(NamedTuple):

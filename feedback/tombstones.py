@@ -18,6 +18,7 @@ from feedback.privacy_tables import tombstones
 from feedback.said import Submission
 
 SECRET = "erasure"
+WRITING_LOCK = 0x686F6E69
 FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 _BURIED = text("""

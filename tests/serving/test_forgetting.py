@@ -1,0 +1,128 @@
+"""After an erasure no byte of what a person wrote is left in database, state directory and exports.
+
+Looked at: every row of every table, every file of the database's directory but its write-ahead log, every file of the
+state directory, and the export. The write-ahead log turns over by itself and backups are somebody else's: both are
+named in the guide on privacy.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from deploy.postgres import EmbeddedPostgres
+from feedback import datasets, erasures, export, exports, runs, submissions
+from feedback.database import Database, migrate
+from feedback.datasets import Row
+from feedback.wanted import Wanted
+from serving.spool import FEEDBACK
+from tests.builders import PROJECT
+from tests.conftest import open_directory
+from tests.fakes import fake_engine
+from tests.serving.running import running_gateway
+
+PLANTED = "zebra-crossing-47-in-the-moonlight"
+RATER = "jane-doe-of-elm-street"
+
+
+def files_with(directory: Path, words: bytes) -> list[str]:
+    """Every file below that holds the words."""
+    found = []
+    for path in directory.rglob("*"):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and "pg_wal" not in path.parts
+            and words in path.read_bytes()
+        ):
+            found.append(str(path.relative_to(directory)))
+    return found
+
+
+async def tables_with(database: Database, words: str) -> list[str]:
+    """Every table that holds the words in some row."""
+    found = []
+    async with database.begin() as connection:
+        names = await connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+        for name in names.all():
+            query = text(f'SELECT count(*) FROM "{name}" AS t WHERE t::text LIKE :words')
+            if await connection.scalar(query, {"words": f"%{words}%"}):
+                found.append(name)
+    return found
+
+
+async def plant(running: Any, state_dir: Path, elsewhere: Path) -> tuple[str, str]:
+    """Everything that the service does with words: asked, answered, rated, frozen, trained on, exported, set aside."""
+    asked = {
+        "messages": [{"role": "user", "content": f"I live at {PLANTED}."}],
+        "metadata": {"where": PLANTED},
+    }
+    answer = await running.ask(True, **asked, user=RATER, store=True)
+    [row] = await running.rows(1)
+    completion_id = row["completion_id"]
+    assert answer.status_code == 200 and row["consent"]
+    for body in (
+        {"kind": "demonstration", "value": f"Say {PLANTED}.", "comment": PLANTED},
+        {"kind": "comment", "value": PLANTED, "rater_id": "somebody-else"},
+    ):
+        said = await running.client.post("/v1/feedback", json={"completion_id": completion_id, **body})
+        assert said.status_code == 200, said.text
+    async with running.database.begin() as connection:
+        rows = [Row("train", {"prompt": PLANTED, "completion": PLANTED}, row["rater"], (completion_id,), ())]
+        frozen = {"project": PROJECT, "model": "support", "method": "sft"}
+        dataset = await datasets.freeze(connection, **frozen, rows=rows, selection={}, counts={})
+        run = await runs.create(
+            connection, **frozen, dataset_id=dataset.dataset_id, recipe={}, recipe_hash="r", by="test"
+        )
+        await runs.start(connection, run.run_id)
+        await runs.finish(connection, run.run_id, status="failed")
+        to = elsewhere / "export.jsonl"
+        await exports.note(connection, PROJECT, to, by="test")
+        pieces = [one async for one in export.json_lines(export.rows(connection, Wanted(PROJECT), "raw"))]
+        to.write_bytes(b"".join(pieces))
+    for path in ("checkpoints/checkpoint-3/rows.arrow", "adapter.partial/trainer_state.json", "train.log"):
+        file = state_dir / "runs" / run.run_id / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"step 3 {PLANTED}\n")
+    aside = state_dir / "spool" / "refused" / "record-1.bin"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    aside.write_text(f'{{"rater":"{row["rater"]}","request":"{PLANTED}"}}')
+    return completion_id, row["rater"]
+
+
+async def test_no_byte_of_a_planted_text_is_left_anywhere(tmp_path: Path) -> None:
+    settings = {"fsync": "off", "synchronous_commit": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+    with open_directory() as directory, EmbeddedPostgres(directory / "postgres", settings=settings) as server:
+        await asyncio.to_thread(migrate, server.url)
+        state_dir, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+        state_dir.mkdir()
+        elsewhere.mkdir()
+        async with (
+            Database(server.url) as database,
+            fake_engine() as engine,
+            running_gateway(database, server.url, state_dir, engine.url) as running,
+        ):
+            completion_id, rater = await plant(running, state_dir, elsewhere)
+            assert len(await tables_with(database, PLANTED)) >= 3
+            assert files_with(state_dir, PLANTED.encode()) and files_with(elsewhere, PLANTED.encode())
+            async with database.begin() as connection:
+                asked = await erasures.request(connection, PROJECT, rater=RATER, by="test")
+            # One more vote waits in the spool, as if another gateway had kept it through an outage.
+            late = submissions.submission(
+                project=PROJECT, completion_id=completion_id, rater=rater, kind="comment", value=PLANTED
+            )
+            running.gateway.spool.append(FEEDBACK, late.to_json())
+            waiting = await erasures.advance(database, asked.erasure_id, state_dir)
+            assert waiting.phase == "record" and "gateway" in str(waiting.waits_for)
+            await running.gateway.drain.flush()
+            await running.gateway.drain.let_go()
+            done = await erasures.advance(database, asked.erasure_id, state_dir)
+            assert done.phase == "done", done
+            assert done.counts["export_files"] == done.counts["set_aside_records"] == 1
+            await erasures.rewrite_tables(database)
+            for words in (PLANTED, rater, completion_id):
+                assert await tables_with(database, words) == []
+                assert files_with(state_dir, words.encode()) == []
+                assert files_with(elsewhere, words.encode()) == []
+        assert files_with(directory, PLANTED.encode()) == []
