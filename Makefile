@@ -5,14 +5,11 @@ ENGINE ?= auto
 ARGS ?=
 
 INSTALL = @$(PYTHON) requirements/install.py --engine $(ENGINE)
-# Pages are tested in a real browser, rules in a real Prometheus. Root on Debian gets them; anybody else is told.
-TOOLS = @missing=""; \
-	command -v chromium > /dev/null || command -v google-chrome > /dev/null || missing="chromium fonts-liberation"; \
-	command -v prometheus > /dev/null || missing="$$missing prometheus"; \
-	test -z "$$missing" || { echo "Installing $$missing, with which pages and rules are tested"; \
-	test "$$(id -u)" = 0 && apt-get update -qq \
-	&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing > .venv/apt.log; } \
-	|| { echo "make test needs them: apt-get install $$missing"; exit 2; }
+# Pages are tested in a real browser. Root on Debian gets it; anybody else is told what is missing.
+BROWSER = @command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
+	echo "Installing Chromium, in which the pages are tested"; test "$$(id -u)" = 0 && apt-get update -qq \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-liberation > .venv/chromium.log; } \
+	|| { echo "make test needs Chromium: apt-get install chromium"; exit 2; }
 SOURCES = feedback monitoring serving retrain deploy
 RUN = .venv/bin/python -m
 
@@ -33,7 +30,7 @@ demo: ## Watch the loop close against the running service: people rate, a new ad
 
 test: ## Install what tests need and run them all: real PostgreSQL, real vLLM, real training, a real browser.
 	$(INSTALL) dev engine
-	$(TOOLS)
+	$(BROWSER)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest $(ARGS)
 
 loop: ## Run only the acceptance test: ask, rate, train, prove, ship, roll back.
