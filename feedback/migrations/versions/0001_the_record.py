@@ -43,7 +43,8 @@ BEGIN
             IF to_regclass(partition) IS NULL THEN
                 PERFORM pg_advisory_xact_lock(x'686F6E68'::bigint);
             END IF;
-            IF to_regclass(partition) IS NULL THEN
+            -- Read from the table itself: waiting for the lock does not refresh what to_regclass has cached.
+            IF NOT EXISTS (SELECT FROM pg_class WHERE relname = partition AND relkind = 'r') THEN
                 -- Attached, not created in place: that would stop every reader and writer of the parent.
                 EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, parent);
                 EXECUTE format(
