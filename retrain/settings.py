@@ -23,6 +23,9 @@ class RetrainSettings(HoneSettings):
     """Priority of training below everything else on the machine, as `nice` counts it: serving comes first."""
     training_memory_check: Literal["refuse", "warn", "off"] = "refuse"
     """What to do when a run is estimated to need more memory than is free: fail it, or say so and try."""
+    engines_sleep_while_training: bool = False
+    """Let the engines of a run's base model sleep while it trains on their accelerator (vLLM's sleep mode, level 1).
+    Nobody is answered by a sleeping engine."""
     training_attempts_max: int = Field(3, ge=1, le=100)
     """Starts of one run's training process; killed more often than this, the run has failed."""
     training_events_interval_seconds: float = Field(1.0, ge=0)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from feedback import runs
+from feedback import engines, models, runs
 from feedback.database import Database
 from feedback.errors import NotFound
 from feedback.runs import Run
+from retrain.engine_sleep import put_to_sleep, wake
 from retrain.examine import examine, give_up
 from retrain.settings import RetrainSettings
 from retrain.train import EXIT_STOPPED, discard_work, log_file, run_directory
@@ -67,6 +68,8 @@ class Worker:
     async def tick(self) -> None:
         """Look at every unfinished run once."""
         await self._reap()
+        if self.child is None and self.settings.engines_sleep_while_training:
+            await self._wake_engines()
         async with self.database.begin() as connection:
             unfinished = await runs.unfinished(connection)
         for run in unfinished:
@@ -87,6 +90,8 @@ class Worker:
             if self.child.process.poll() is not None:
                 try:
                     await self._reap()
+                    if self.settings.engines_sleep_while_training:
+                        await self._wake_engines()
                 finally:
                     self.child = None
 
@@ -108,7 +113,8 @@ class Worker:
             )
         elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
             if (reason := await why_wait(self.database, run, self.settings)) is None:
-                await self._start(run)
+                if await self._engines_may_sleep(run):
+                    await self._start(run)
             else:
                 await self._wait(run, reason)
 
@@ -138,6 +144,28 @@ class Worker:
     async def _give_up(self, run: Run, reason: str, *, status: str = "failed") -> None:
         await give_up(self.database, run, reason, status=status)
         discard_work(run_directory(self.state_dir, run.run_id))
+
+    async def _engines_may_sleep(self, run: Run) -> bool:
+        """Put the engines of the run's base model to sleep, where that is wished; not under an evaluation."""
+        if not self.settings.engines_sleep_while_training:
+            return True
+        if self.evaluations:
+            return False
+        async with self.database.begin() as connection:
+            model = await models.get(connection, run.project, run.model)
+            urls = [
+                one.engine for one in await engines.every(connection) if one.base_model == model.base_model
+            ]
+        if asleep := await put_to_sleep(urls, self.settings.evaluation_engine_api_key):
+            log.info("engines sleep", engines=asleep, run_id=run.run_id)
+        return True
+
+    async def _wake_engines(self) -> None:
+        """Also those that a worker before this one left asleep."""
+        async with self.database.begin() as connection:
+            urls = [one.engine for one in await engines.every(connection)]
+        if woken := await wake(urls, self.settings.evaluation_engine_api_key):
+            log.info("engines woken", engines=woken)
 
     async def _start(self, run: Run) -> None:
         async with self.database.begin() as connection:

@@ -20,6 +20,10 @@ class EngineUnavailable(Exception):
     """The engine cannot be reached, does not answer in time, or says that it is dead."""
 
 
+class EngineAsleep(EngineUnavailable):
+    """The engine sleeps or is paused, so that something else may use its accelerator."""
+
+
 class EngineRefusal(Exception):
     """The engine answered, and will not do it; the message is its own."""
 
@@ -67,9 +71,12 @@ class EngineApi:
         """What the engine holds now.
 
         Raises:
+            EngineAsleep: it sleeps; what it holds must be proven again once it is awake.
             EngineUnavailable: it cannot serve.
         """
         await self._get("/health")
+        if await self._sleeps():
+            raise EngineAsleep(f"{self.url} sleeps while a run trains on its accelerator.")
         served = (await self._get("/v1/models")).json()["data"]
         base = next((model for model in served if model.get("parent") is None), None)
         if base is None:
@@ -83,6 +90,12 @@ class EngineApi:
             adapters={model["id"]: model["root"] for model in served if model.get("parent") is not None},
             started_at=float(started[1]) if started else None,
         )
+
+    async def _sleeps(self) -> bool:
+        try:
+            return (await self._get("/is_sleeping")).json().get("is_sleeping") is True
+        except (EngineRefusal, ValueError):  # Only engines that can sleep have this path.
+            return False
 
     async def load(self, name: str, directory: Path, *, timeout_seconds: float = 120.0) -> None:
         """Load an adapter under a name never used before.

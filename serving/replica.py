@@ -21,7 +21,7 @@ from typing import Literal
 from feedback.adapters import BASE_ENGINE_NAME, Adapter
 from serving.adapter_files import AdapterFiles, AdapterRefused
 from serving.base_files import same_base_model
-from serving.engine_api import EngineApi, EngineRefusal, EngineState, EngineUnavailable
+from serving.engine_api import EngineApi, EngineAsleep, EngineRefusal, EngineState, EngineUnavailable
 from serving.probe import Fingerprint, ProbeFailed, check_takes_part, compare, take_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -116,16 +116,23 @@ class Replica:
             await self._unload_unwanted(mine)
             for adapter in mine:
                 await self._ensure(adapter)
+        except EngineAsleep as error:
+            # What an engine holds was seen to be lost in silence when it woke.
+            self._forget_proofs()
+            self._lose(str(error))
         except EngineUnavailable as error:
             self._lose(str(error))
+
+    def _forget_proofs(self) -> None:
+        self.held = {adapter_id: held for adapter_id, held in self.held.items() if held.cost_engine}
+        self._unwanted_since.clear()
+        self._base = None
 
     def _notice(self, state: EngineState) -> None:
         may_have_restarted = state.started_at is None and not self.healthy
         restarted = may_have_restarted or state.started_at != self.started_at
         if restarted or state.base_model != self.base_model:
-            self.held = {adapter_id: held for adapter_id, held in self.held.items() if held.cost_engine}
-            self._unwanted_since.clear()
-            self._base = None
+            self._forget_proofs()
         self.started_at, self.base_model, self._listed = (
             state.started_at,
             state.base_model,
