@@ -124,7 +124,9 @@ async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
         counts=plan.counts,
         balance=await balance_of(connection, plan.topics),
     )
-    await connection.execute(text(_KEEP_EXCLUSIONS), {"dataset_id": dataset.dataset_id})
+    # The same rows may have been frozen before, when other things were left out: that dataset keeps what it says.
+    if dataset.counts == plan.counts:
+        await connection.execute(text(_KEEP_EXCLUSIONS), {"dataset_id": dataset.dataset_id})
     await file_for_review(connection, plan)
     return dataset
 

@@ -261,7 +261,7 @@ async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
         for question, answer in ((asked, "Paris."), ("What are 2 and 2?", "Four."))
     ]
     async with database.begin() as connection:
-        await record(connection, said, policy(replay_file="file-1", replay_share=0.2))
+        await record(connection, people(12, 4), policy(replay_file="file-1", replay_share=0.2))
         stored = FileStore(str(tmp_path)).write("file-1", BytesIO(b"\n".join(map(orjson.dumps, lines))))
         await uploads.create(
             connection,
@@ -272,14 +272,18 @@ async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
             stored=stored,
             by="ada",
         )
-        dataset, rows = await freeze_now(connection)
+        _, before = await freeze_now(connection)
+        evaluated = next(row.rater for row in of_split(before, "held_out"))
+        await record(connection, [voted(asked + "??", "It is Paris, I say.", True, rater=evaluated or "")])
+        plan = await make_plan(connection, PROJECT, MODEL)
+        again, rows = await freeze_now(connection)
         kept = [{"role": "user", "content": asked}]
         await golden.add(connection, project=PROJECT, model=MODEL, prompt=kept, answer="Paris.", by="ada")
         guarded, guarded_rows = await freeze_now(connection)
     held_out = [prompt_text(row.columns["prompt"]) for row in of_split(rows, "held_out")]
     assert held_out and not [one for one in held_out if "capital of france" in one]
-    assert dataset.counts["excluded"]["near-duplicate of a question that runs repeat"] > 0
-    assert dataset.counts["replayed"] == 2
+    assert plan.counts["excluded"]["near-duplicate of a question that runs repeat"] == 1
+    assert again.counts["replayed"] == 2
     assert guarded.counts["replayed"] == 1
     trained = [prompt_text(row.columns["prompt"]) for row in of_split(guarded_rows, "train")]
     assert not [one for one in trained if "capital of france" in one]
