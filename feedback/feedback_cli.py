@@ -16,7 +16,7 @@ from feedback.errors import HoneError
 from feedback.import_cli import import_feedback
 from feedback.keys import DEFAULT_PROJECT
 from feedback.terminal import actor, console, in_record, show_one, show_rows
-from feedback.wanted import Wanted
+from feedback.wanted import Wanted, model_and_version
 
 AGO = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 PREVIEW = 60
@@ -85,13 +85,11 @@ def wanted(
     Raises:
         HoneError: a time or version cannot be read.
     """
-    name, _, version = (model or "").partition("@")
-    if version and not version.isdigit():
-        raise HoneError(f"--model '{model}' names no version; expected support or support@7.")
+    name, version = model_and_version(model)
     return Wanted(
         project=project,
-        model=name or None,
-        version=int(version) if version else None,
+        model=name,
+        version=version,
         rating=None if rating is None else rating is Thumb.up,
         since=moment(since, "--since"),
         until=moment(until, "--until"),

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
+from feedback.errors import HoneError
 from feedback.tables import completions, feedback
 
 
@@ -33,6 +34,18 @@ class Wanted:
     stored: bool = False
     """Of completions: only answers to chats that were asked to be stored (`store: true`, or imported with consent)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_and_version(asked: str | None) -> tuple[str | None, int | None]:
+    """What `support` or `support@7` asks for.
+
+    Raises:
+        HoneError: the version is no number.
+    """
+    name, _, version = (asked or "").partition("@")
+    if version and not version.isdigit():
+        raise HoneError(f"'{asked}' names no version; expected a model such as support, or support@7.")
+    return name or None, int(version) if version else None
 
 
 def completion_conditions(wanted: Wanted) -> list[ColumnElement[bool]]:

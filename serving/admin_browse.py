@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from feedback import audit, browse, export
 from feedback.errors import HoneError
-from feedback.wanted import Wanted
+from feedback.wanted import Wanted, model_and_version
 from serving.operators import AdminDeps, Operator, operator_of
 
 MEDIA_TYPES = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
@@ -42,9 +42,7 @@ class Filters:
         Raises:
             HoneError: the version is no number, or a time names no zone.
         """
-        name, _, version = (self.model or "").partition("@")
-        if version and not version.isdigit():
-            raise HoneError(f"model = '{self.model}' names no version; expected support or support@7.")
+        name, version = model_and_version(self.model)
         for field, value in (("since", self.since), ("until", self.until)):
             if value is not None and value.tzinfo is None:
                 raise HoneError(
@@ -52,8 +50,8 @@ class Filters:
                 )
         return Wanted(
             project=project,
-            model=name or None,
-            version=int(version) if version else None,
+            model=name,
+            version=version,
             arm=self.arm,
             rating=None if self.rating is None else self.rating == "up",
             rater=self.rater,

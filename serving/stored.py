@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import browse, stored
 from feedback.errors import HoneError
-from feedback.wanted import Wanted
+from feedback.wanted import Wanted, model_and_version
 from serving.asked import check_metadata
 from serving.auth import Caller
 from serving.errors import bad_request
@@ -139,12 +139,10 @@ def _add_one(router: APIRouter, visiting: Any) -> None:
 
 
 def _model(asked: str | None) -> tuple[str | None, int | None]:
-    name, _, version = (asked or "").partition("@")
-    if version and not version.isdigit():
-        raise bad_request(
-            f"'model' is '{asked}'. Expected a name such as support, or support@7.", param="model"
-        )
-    return name or None, int(version) if version else None
+    try:
+        return model_and_version(asked)
+    except HoneError as error:
+        raise bad_request(str(error), param="model") from error
 
 
 def _metadata(query: list[tuple[str, str]]) -> dict[str, str]:

@@ -105,7 +105,10 @@ def test_feedback_is_exported_as_json_lines_and_as_parquet(database_url: str, tm
             ("completion", "list", "--since", "yesterday"),
             "--since 'yesterday' is no time; expected 2026-05-29",
         ),
-        (("completion", "list", "--model", "support@new"), "--model 'support@new' names no version"),
+        (
+            ("completion", "list", "--model", "support@new"),
+            "'support@new' names no version; expected a model such as support",
+        ),
         (("feedback", "export", "--to", "rows.csv"), r"ends in '.csv'; expected .jsonl or .parquet"),
         (("completion", "show", "chatcmpl-1"), "has no completion 'chatcmpl-1'"),
     ],
