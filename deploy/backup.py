@@ -153,6 +153,8 @@ def _unpack(source: Path, scratch: Path) -> Contents:
         with tarfile.open(source, "r:gz") as archive:
             archive.extractall(scratch, filter="data")
         contents = Contents(**json.loads((scratch / LIST).read_text()))
+    except FileNotFoundError as error:
+        raise HoneError(f"There is no {error.filename}.") from error
     except (OSError, EOFError, tarfile.TarError, ValueError, TypeError) as error:
         raise HoneError(f"{source} is not a whole backup of Hone: {error}.") from error
     for name, expected in contents.files.items():

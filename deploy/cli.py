@@ -186,7 +186,7 @@ def backup(
 
 @app.command(rich_help_panel=RUN)
 def restore(
-    source: Annotated[Path, typer.Argument(help="A file that `hone backup` wrote.", exists=True)],
+    source: Annotated[Path, typer.Argument(help="A file that `hone backup` wrote.")],
 ) -> None:
     """Put a backup into an empty state directory and an empty database. Changes nothing that is there."""
     from deploy.backup import restore as put_back
