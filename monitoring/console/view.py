@@ -72,7 +72,7 @@ STATE_TONES = {
 }
 """The colour of a state; its word is always written beside it."""
 
-_STEPS = ((60.0, "s"), (3600.0, "min"), (86_400.0, "h"), (float("inf"), "d"))
+_STEPS = ((59.5, 1.0, "s"), (3570.0, 60.0, "min"), (84_600.0, 3600.0, "h"), (float("inf"), 86_400.0, "d"))
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
@@ -88,9 +88,7 @@ def span(seconds: float | None) -> str:
     """A length of time in one unit: `40 s`, `3 min`, `2 h`, `5 d`."""
     if seconds is None:
         return NOT_KNOWN
-    limit, unit = next((limit, unit) for limit, unit in _STEPS if seconds < limit)
-    size = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}[unit]
-    del limit
+    size, unit = next((size, unit) for limit, size, unit in _STEPS if seconds < limit)
     return f"{seconds / size:.0f} {unit}"
 
 

@@ -359,7 +359,15 @@ def test_a_value_is_read_as_json_or_as_a_word(typed: str, value: object) -> None
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(4, "4 s"), (180, "3 min"), (7200, "2 h"), (200_000, "2 d"), (None, view.NOT_KNOWN)],
+    [
+        (4, "4 s"),
+        (59.7, "1 min"),
+        (180, "3 min"),
+        (3599, "1 h"),
+        (7200, "2 h"),
+        (200_000, "2 d"),
+        (None, view.NOT_KNOWN),
+    ],
 )
 def test_a_length_of_time_has_one_unit(seconds: float | None, shown: str) -> None:
     assert view.span(seconds) == shown

@@ -35,6 +35,10 @@
     if (focused) document.getElementById(focused)?.focus();
   });
 
+  // On a narrow screen the pages are one row, wider than the screen: the page that is open must be in sight.
+  const row = document.querySelector("nav"), open = row?.querySelector("[aria-current]");
+  if (open) row.scrollLeft = open.offsetLeft - row.clientWidth / 2;
+
   for (const select of document.querySelectorAll("select[data-submit]"))
     select.addEventListener("change", () => select.form.requestSubmit());
 
