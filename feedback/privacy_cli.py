@@ -17,7 +17,9 @@ app = typer.Typer(add_completion=False)
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 privacy = typer.Typer(no_args_is_help=True, help="Erase people, and keep nothing longer than said.")
-trail = typer.Typer(help="Show who decided what, newest first; `verify` proves that nobody changed it.")
+trail = typer.Typer(
+    no_args_is_help=True, help="Show who decided what, newest first; `verify` proves that nobody changed it."
+)
 app.add_typer(privacy, name="privacy")
 app.add_typer(trail, name="audit")
 
@@ -130,9 +132,8 @@ def keep(
     show_rows([{"done": one} for one in done], ("done",), as_json=as_json, empty="Nothing is over its time.")
 
 
-@trail.callback(invoke_without_command=True)
+@trail.command("list")
 def show_audit(
-    context: typer.Context,
     subject: Annotated[
         str | None, typer.Option(help="Only what was decided about this, such as support@7.")
     ] = None,
@@ -140,9 +141,7 @@ def show_audit(
     project: Project = DEFAULT_PROJECT,
     as_json: AsJson = False,
 ) -> None:
-    """Show who decided what, newest first; `verify` proves that nobody changed it."""
-    if context.invoked_subcommand is not None:
-        return
+    """Show who decided what, newest first."""
     found = in_record(lambda connection: audit.entries(connection, project, subject=subject, limit=limit))
     columns = ("at", "actor", "action", "subject", "detail")
     show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="Nothing was decided yet.")

@@ -160,6 +160,36 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
 }  # fmt: skip
 
 
+def hard(r: random.Random) -> dict[str, str]:
+    """One value of each form that people also write, and that the patterns were not made for."""
+    digits = "".join(r.choices(string.digits, k=16))
+    local, address = f"{r.randrange(200, 999)}-{digits[:4]}", email(r)
+    words = ("correct", "horse", "battery", "staple", "lamp", "kettle", "orange", "window")
+    return {
+        "e-mail, spelled out": address.replace("@", " at ").replace(".", " dot "),
+        "e-mail with blanks": address.replace("@", " @ "),
+        "local phone number, not called one": local,
+        "phone number in words": " ".join(r.choices(("one", "two", "three", "four", "five", "six"), k=9)),
+        "card number with dots": ".".join(luhn(r, "4", 16)[at : at + 4] for at in range(0, 16, 4)),
+        "card number with a wrong digit": digits,
+        "passphrase of words": "password: " + " ".join(r.sample(words, 4)),
+        "US social security number": f"{digits[:3]}-{digits[3:5]}-{digits[5:9]}",
+        "date of birth": f"born {r.randrange(1, 28):02d}.{r.randrange(1, 12):02d}.{r.randrange(1940, 2010)}",
+        "name": r.choice(("Anna Schmidt", "Kofi Mensah", "Li Wei", "Maria Garcia")),
+        "postal address": f"{r.randrange(1, 200)} Elm Street, Springfield {digits[:5]}",
+    }
+
+
+def found_of_hard(count: int, seed: int) -> dict[str, float]:
+    """The share of each form of which nothing is left."""
+    r = random.Random(seed)
+    gone: Counter[str] = Counter()
+    for _ in range(count):
+        for form, value in hard(r).items():
+            gone[form] += is_gone(value, Conversation().text(f"My details: {value}, thanks."))
+    return {form: gone[form] / count for form in hard(r)}
+
+
 def sentences(count: int, seed: int) -> list[Planted]:
     """`count` sentences of each type, a quarter as many passwords, and as many without anything to find."""
     r = random.Random(seed)
@@ -233,10 +263,10 @@ def microseconds(chars: int, seed: int, policy: PrivacyPolicy) -> float:
             "output_text": text,
         }
     )
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(20):
         redact_row(row, policy)
-    return (time.perf_counter() - began) / 20 * 1e6
+    return (time.process_time() - began) / 20 * 1e6
 
 
 def main() -> None:
@@ -249,10 +279,13 @@ def main() -> None:
     print(f"{'type':8} {'planted':>8} {'recall':>8} {'precision':>10}")
     for kind, score in measure(rows).items():
         print(f"{kind:8} {score.planted:8} {score.recall:8.3f} {score.precision:10.3f}")
+    print("forms that it was not made for:")
+    for form, share in found_of_hard(max(1, options.rows // 10), options.seed).items():
+        print(f"  {form:36} {share:.3f}")
     policy = PrivacyPolicy(redaction="everything")
     for chars in (500, 4000, 32000):
         cost = microseconds(chars, options.seed, policy)
-        print(f"a completion of 2 x {chars} characters: {cost:.0f} us")
+        print(f"a completion of 2 x {chars} characters: {cost:.0f} us of CPU time")
     misses = Counter(
         row.kind for row in rows if row.kind and not is_gone(row.value, Conversation().text(row.text))
     )
