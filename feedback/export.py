@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Select, func, literal_column, or_
+from sqlalchemy import ColumnElement, FromClause, Select, func, literal_column, or_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.completions import plain
@@ -34,6 +34,8 @@ class Columns(NamedTuple):
     about: ColumnElement[bool] | None
     """Which feedback it is made of; None: all of it, as stored."""
     build: Callable[[Row], Row | None]
+    compares: bool = False
+    """Whether a preference's better completion is needed beside the other."""
 
 
 def check(columns: str, *, as_parquet: bool = False) -> None:
@@ -56,7 +58,11 @@ async def rows(connection: AsyncConnection, wanted: Wanted, columns: str) -> Asy
     """
     check(columns)
     export = EXPORTS[columns]
-    query = feedback_query(wanted) if export.about is None else _training_query(wanted, export.about)
+    query = feedback_query(wanted)
+    if export.about is not None:
+        query = _with_text(query.where(export.about, completions.c.consent), completions)
+    if export.compares:
+        query = _with_better(query)
     result = await connection.stream(query.execution_options(yield_per=ROWS_A_TIME))
     async for some in result.mappings().partitions(ROWS_A_TIME):
         for one in some:
@@ -65,37 +71,30 @@ async def rows(connection: AsyncConnection, wanted: Wanted, columns: str) -> Asy
                 yield built
 
 
-def _training_query(wanted: Wanted, about: ColumnElement[bool]) -> Select[Any]:
-    """Feedback with the texts to train on; `better_` are those of the completion that a preference prefers."""
+def _with_better(query: Select[Any]) -> Select[Any]:
+    """Add the completion that a preference prefers, if it may be trained on; its columns begin with `better_`."""
     better = completions.alias("better")
-    said, there = feedback.c, completions.c
-    better_id = feedback.c.value.op("#>>")(literal_column("'{}'"))
-    query = feedback_query(wanted).where(about, there.consent)
+    name = feedback.c.value.op("#>>")(literal_column("'{}'"))
     query = query.outerjoin(
         better,
-        (said.kind == "preference")
-        & (better.c.completion_id == better_id)
-        & (better.c.day == func.completion_day(better_id))
-        & (better.c.project == said.project)
+        (feedback.c.kind == "preference")
+        & (better.c.completion_id == name)
+        & (better.c.day == func.completion_day(name))
+        & (better.c.project == feedback.c.project)
         & better.c.consent,
     )
-    for prefix, table in (("", completions), ("better_", better)):
-        redacted, plain = (
-            completion_redacted.alias(f"{prefix}redacted"),
-            completion_texts.alias(f"{prefix}plain"),
-        )
-        for texts in (redacted, plain):
-            query = query.outerjoin(
-                texts,
-                (texts.c.completion_id == table.c.completion_id) & (texts.c.day == table.c.day),
-            )
-        query = query.add_columns(
-            *(
-                func.coalesce(redacted.c[name], plain.c[name]).label(f"{prefix}{name}")
-                for name in ("request", "output_text", "message")
-            )
-        )
-    return query
+    return _with_text(query, better, "better_")
+
+
+def _with_text(query: Select[Any], table: FromClause, prefix: str = "") -> Select[Any]:
+    """Add what was said in a completion, redacted where there is a redacted copy."""
+    redacted, plain = completion_redacted.alias(f"{prefix}redacted"), completion_texts.alias(f"{prefix}plain")
+    for texts in (redacted, plain):
+        same = (texts.c.completion_id == table.c.completion_id) & (texts.c.day == table.c.day)
+        query = query.outerjoin(texts, same)
+    names = ("request", "output_text", "message")
+    said = (func.coalesce(redacted.c[name], plain.c[name]).label(f"{prefix}{name}") for name in names)
+    return query.add_columns(*said)
 
 
 def _kto(row: Row) -> Row | None:
@@ -153,7 +152,9 @@ _SHOWN = feedback.c.kind == "demonstration"
 EXPORTS: Mapping[str, Columns] = {
     "raw": Columns("feedback as stored", None, lambda row: row),
     "kto": Columns("prompt, completion, label", _THUMB, _kto),
-    "dpo": Columns("prompt, chosen, rejected", _SHOWN | (feedback.c.kind == "preference"), _dpo),
+    "dpo": Columns(
+        "prompt, chosen, rejected", _SHOWN | (feedback.c.kind == "preference"), _dpo, compares=True
+    ),
     "sft": Columns(
         "messages", or_(_SHOWN, _THUMB & (feedback.c.value == literal_column("'true'::jsonb"))), _sft
     ),
