@@ -39,3 +39,8 @@ class MonitoringSettings(HoneSettings):
     """Sender of those e-mails."""
     alert_smtp_url: SecretStr | None = None
     """Mail server, `smtp://user:password@host:587`, or `smtps://` for TLS from the start."""
+
+    traces_url: str | None = None
+    """OpenTelemetry collector that gateways send spans to, `http://host:4318/v1/traces`. Unset: none are made."""
+    traces_share: float = Field(1.0, ge=0, le=1)
+    """Share of traces that begin here and are sent; a client's trace goes on as the client decided."""

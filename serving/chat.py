@@ -142,7 +142,10 @@ class Completions:
     async def _send(self, recording: Recording) -> Connection:
         asked, route = recording.asked, recording.route
         headers = [(b"x-request-id", asked.hex_id.encode())]
-        if asked.traceparent is not None:
+        if self.recorder.tracer is not None:
+            recording.trace = self.recorder.tracer.begin(asked.traceparent, asked.hex_id)
+            headers.append((b"traceparent", recording.trace.header))
+        elif asked.traceparent is not None:
             headers.append((b"traceparent", asked.traceparent))
         body = asked.body_for(route.version.served_name)
         recording.sent = time.perf_counter()

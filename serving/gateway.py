@@ -18,6 +18,8 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 from monitoring.metrics import RequestMetrics
+from monitoring.settings import MonitoringSettings
+from monitoring.tracing import Tracer
 from serving.adapter_watcher import AdapterWatcher
 from serving.auth import Caller, credentials, identify
 from serving.chat import Completions
@@ -54,6 +56,7 @@ class Gateway:
         token_secret: bytes,
         token_lifetime_seconds: int,
         public_url: str | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -62,7 +65,8 @@ class Gateway:
         self.pseudonym_secret = pseudonym_secret
         self.token_secret = token_secret
         self.metrics = RequestMetrics()
-        self.recorder = Recorder(spool)
+        self.tracer = tracer
+        self.recorder = Recorder(spool, tracer)
         draining = DrainProcess if settings.record_in_own_process else Drain
         self.drain: DrainProcess | Drain = draining(
             spool,
@@ -131,11 +135,14 @@ class Gateway:
             token_secret=token_secret,
             token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
             public_url=record.public_url,
+            tracer=_tracer(MonitoringSettings.load()),
         )
         await gateway.tables.refresh()
         duties = [gateway.tables.run(), gateway.drain.run()]
         if gateway.watcher is not None:
             duties.append(gateway.watcher.run())
+        if gateway.tracer is not None:
+            duties.append(gateway.tracer.run())
         gateway._tasks = [asyncio.create_task(duty) for duty in duties]
         return gateway
 
@@ -233,7 +240,19 @@ class Gateway:
             "Requests routed to another version, as no engine was ready for theirs.",
             lambda: self.completions.fallbacks,
         )
+        metrics.counter(
+            "hone_spans_lost",
+            "Spans that no collector took.",
+            lambda: self.tracer.lost if self.tracer is not None else 0,
+        )
         metrics.counter("hone_records_refused", "Records the database refused.", lambda: drain.refused)
+
+
+def _tracer(monitoring: MonitoringSettings) -> Tracer | None:
+    """Where spans go, if they go anywhere."""
+    if monitoring.traces_url is None:
+        return None
+    return Tracer(monitoring.traces_url, share=monitoring.traces_share)
 
 
 def connect_engines(settings: ServingSettings) -> dict[str, Engine]:

@@ -19,11 +19,13 @@ import orjson
 from feedback.errors import HoneError
 from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
 from monitoring.metrics import Series
+from monitoring.tracing import TraceContext, Tracer
 from serving.asked import Asked
 from serving.auth import Caller
 from serving.errors import Headers
 from serving.redaction import pack
 from serving.routing import Route
+from serving.spans import span_of
 from serving.spool import Spool, SpoolFull
 from serving.streaming import count_output_tokens
 
@@ -61,6 +63,7 @@ class Recording:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     raw: bytearray = field(default_factory=bytearray)
     kept: bool = False
+    trace: TraceContext | None = None
 
     def take(self, piece: bytes) -> None:
         """Keep what the engine just sent."""
@@ -111,8 +114,9 @@ class Recording:
 class Recorder:
     """Writes finished completions to the spool and counts them."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, tracer: Tracer | None = None) -> None:
         self.spool = spool
+        self.tracer = tracer
         self.kept = 0
         self.lost = 0
         self._warned_at = float("-inf")
@@ -126,6 +130,8 @@ class Recorder:
         tokens = count_output_tokens(endpoint, recording.raw)
         seconds = recording.measure(tokens)
         recording.series.finished(status, tokens, **seconds)
+        if self.tracer is not None and recording.trace is not None:
+            self.tracer.keep(span_of(recording, recording.trace, status, tokens, seconds))
         if not endpoint.recorded:
             return
         head = {**recording.head(status, error), **seconds}
