@@ -33,6 +33,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,
+            # An error that quotes the rows of its statement carries what people wrote into every log.
+            hide_parameters=True,
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             connect_args={"timeout": 10, "server_settings": {"application_name": "hone"}},

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
@@ -124,6 +125,15 @@ async def keep(database: Database, settings: FeedbackSettings) -> list[str]:
         forgotten = await _in_batches(database, _FORGET_SAID, _before(settings.feedback_text_retention_days))
         done += await _say(database, "feedback", "comments and corrections", forgotten)
     return done
+
+
+def drop_set_aside(state_dir: Path, days: int) -> list[str]:
+    """Delete records that were set aside as long ago as text is kept; blocks. Returns what was done."""
+    before = datetime.now(UTC).timestamp() - days * 86_400
+    old = [path for path in state_dir.glob("spool/refused/*.bin") if days and path.stat().st_mtime < before]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return [f"{len(old)} records that were set aside are deleted."] if old else []
 
 
 async def _drop(database: Database, part: Part) -> str | None:

@@ -1,6 +1,8 @@
 """Nothing is kept longer than said: partitions go whole, votes stay, and the disk comes back."""
 
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +19,7 @@ NOW = datetime.now(UTC)
 
 def settings(**days: int) -> FeedbackSettings:
     """The defaults, changed."""
-    return FeedbackSettings(**{f"{name}_retention_days": value for name, value in days.items()})
+    return FeedbackSettings.load(**{f"{name}_retention_days": value for name, value in days.items()})
 
 
 async def of_age(connection: AsyncConnection, days: int, count: int = 1, **changes: object) -> list[str]:
@@ -129,6 +131,19 @@ async def test_partitions_of_the_coming_days_are_made_ahead_once(database: Datab
     async with database.begin() as connection:
         made = await retention.make_ahead(connection)
         assert made >= 2 * retention.AHEAD_DAYS and await retention.make_ahead(connection) == 0
+
+
+def test_a_record_that_was_set_aside_is_kept_no_longer_than_text(state_dir: Path) -> None:
+    aside = state_dir / "spool" / "refused"
+    aside.mkdir(parents=True)
+    old, new = aside / "1.bin", aside / "2.bin"
+    for path, days in ((old, 31), (new, 29)):
+        path.write_bytes(b"x")
+        moment = (NOW - timedelta(days=days)).timestamp()
+        os.utime(path, (moment, moment))
+    assert retention.drop_set_aside(state_dir, 0) == []
+    assert len(retention.drop_set_aside(state_dir, 30)) == 1
+    assert new.exists() and not old.exists()
 
 
 async def test_what_would_go_is_shown_with_its_day(database: Database) -> None:

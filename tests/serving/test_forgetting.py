@@ -16,6 +16,7 @@ from feedback import datasets, erasures, export, exports, runs, submissions
 from feedback.database import Database, migrate
 from feedback.datasets import Row
 from feedback.wanted import Wanted
+from serving.drain import Drain
 from serving.spool import FEEDBACK
 from tests.builders import PROJECT
 from tests.conftest import open_directory
@@ -70,7 +71,7 @@ async def plant(running: Any, state_dir: Path, elsewhere: Path) -> tuple[str, st
         assert said.status_code == 200, said.text
     async with running.database.begin() as connection:
         rows = [Row("train", {"prompt": PLANTED, "completion": PLANTED}, row["rater"], (completion_id,), ())]
-        frozen = {"project": PROJECT, "model": "support", "method": "sft"}
+        frozen: dict[str, Any] = {"project": PROJECT, "model": "support", "method": "sft"}
         dataset = await datasets.freeze(connection, **frozen, rows=rows, selection={}, counts={})
         run = await runs.create(
             connection, **frozen, dataset_id=dataset.dataset_id, recipe={}, recipe_hash="r", by="test"
@@ -104,7 +105,8 @@ async def test_no_byte_of_a_planted_text_is_left_anywhere(tmp_path: Path) -> Non
             running_gateway(database, server.url, state_dir, engine.url) as running,
         ):
             completion_id, rater = await plant(running, state_dir, elsewhere)
-            assert len(await tables_with(database, PLANTED)) >= 3
+            planted = await tables_with(database, PLANTED)
+            assert len(planted) >= 3 and "audit" not in planted
             assert files_with(state_dir, PLANTED.encode()) and files_with(elsewhere, PLANTED.encode())
             async with database.begin() as connection:
                 asked = await erasures.request(connection, PROJECT, rater=RATER, by="test")
@@ -115,8 +117,10 @@ async def test_no_byte_of_a_planted_text_is_left_anywhere(tmp_path: Path) -> Non
             running.gateway.spool.append(FEEDBACK, late.to_json())
             waiting = await erasures.advance(database, asked.erasure_id, state_dir)
             assert waiting.phase == "record" and "gateway" in str(waiting.waits_for)
-            await running.gateway.drain.flush()
-            await running.gateway.drain.let_go()
+            drain = running.gateway.drain
+            assert isinstance(drain, Drain)
+            await drain.flush()
+            await drain.let_go()
             done = await erasures.advance(database, asked.erasure_id, state_dir)
             assert done.phase == "done", done
             assert done.counts["export_files"] == done.counts["set_aside_records"] == 1
