@@ -70,7 +70,13 @@ class Plan:
             },
             # Polite answers are longer, and that is what the people want.
             "gate": {"length_ratio_max": 3.0},
-            "rollout": {"steps": [0.25, 0.5], "step_seconds_min": 5, "step_units_min": 10},
+            "rollout": {
+                "steps": [0.25, 0.5],
+                "step_seconds_min": 5,
+                "step_units_min": 10,
+                "step_requests_min": 10,
+                "guardrails": {"output_tokens_ratio_max": 3.0},
+            },
         }
 
 
