@@ -27,6 +27,7 @@ from feedback.policy import TrainingPolicy
 from feedback.review_tables import reviews
 from feedback.tables import feedback
 from retrain.ballots import demonstrated
+from retrain.exact import OUTPUT_IDS, PROMPT_IDS
 from retrain.prompts import Prompt, answer_column, prompt_of
 from retrain.recipe import Method
 
@@ -244,6 +245,9 @@ def _statements() -> Any:
             about.c.endpoint,
             about.c.request,
             about.c.output_text,
+            about.c.prompt_token_ids,
+            about.c.output_token_ids,
+            about.c.redacted,
             better.c.output_text.label("better_text"),
             func.coalesce(func.to_jsonb(reviews.c.answer), feedback.c.value).label("value"),
             merged.c.completion_ids,
@@ -271,6 +275,8 @@ def _row(found: Any, method: Method) -> Row:
         if found.split == "train"
         else _item_columns(prompt, found.source, right, wrong)
     )
+    if method == "sft" and found.split == "train" and found.source == "approved" and not found.redacted:
+        columns |= {name: getattr(found, name) for name in (PROMPT_IDS, OUTPUT_IDS) if getattr(found, name)}
     others = [found.other_id] if found.other_id else []
     return Row(
         split=found.split,

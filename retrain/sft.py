@@ -1,12 +1,14 @@
 """Supervised fine-tuning: imitate demonstrations and approved answers.
 
 The loss is on the answer only, rendered with the model's own chat template, so that training sees what
-serving sees. Rows: `prompt`, `completion`.
+serving sees; where the record has the served tokens, on exactly these. Rows: `prompt`, `completion`, and
+perhaps `prompt_token_ids` and `output_token_ids`.
 """
 
 from collections.abc import Sequence
 
 from retrain.context import TrainingContext
+from retrain.exact import has_tokens, to_tokens
 from retrain.recipe import Recipe
 from retrain.training import (
     Row,
@@ -32,13 +34,15 @@ def train_sft(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
     fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("completion",))
     held_out = that_fit(context.held_out, base.tokenizer, recipe.max_length, ("completion",))
     learned, validation = split_validation(fitting, recipe)
+    exact = sum(has_tokens(row, base.tokenizer) for row in learned)
     arguments = SFTConfig(completion_only_loss=True, **trainer_arguments(recipe, context, len(learned)))
     trainer = SFTTrainer(
         model=base.model,
         args=arguments,
-        train_dataset=to_dataset(learned, "sft"),
+        train_dataset=to_tokens(learned, base.tokenizer) if exact else to_dataset(learned, "sft"),
         eval_dataset=to_datasets("sft", validation, held_out),
         processing_class=base.tokenizer,
         peft_config=base.lora,
     )
-    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation))
+    notes = {"rows_as_served": float(exact)} if exact else None
+    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation), notes=notes)

@@ -17,6 +17,7 @@ from feedback.errors import HoneError
 from feedback.policy import ModelPolicy, TrainingPolicy
 from feedback.uploads import FileStore
 from retrain.data import stream_rows
+from retrain.exact import OUTPUT_IDS, PROMPT_IDS
 from retrain.plan import freeze, make_plan
 from retrain.prompts import prompt_text
 from retrain.similar import groups_of
@@ -160,7 +161,8 @@ async def test_each_method_gets_the_columns_that_trl_wants(database: Database) -
         for method in ("sft", "dpo", "kto"):
             _, rows = await freeze_now(connection, method)
             columns[method] = next(row.columns for row in rows if row.split == "train")
-    assert set(columns["sft"]) == {"prompt", "completion"}
+    # What was approved carries the tokens that were served.
+    assert set(columns["sft"]) - {PROMPT_IDS, OUTPUT_IDS} == {"prompt", "completion"}
     assert set(columns["dpo"]) == {"prompt", "chosen", "rejected"}
     assert set(columns["kto"]) == {"prompt", "completion", "label"}
     assert columns["sft"]["completion"][0]["role"] == "assistant"

@@ -13,6 +13,7 @@ import pytest
 from retrain.checkpoints import last_checkpoint
 from retrain.context import Progress, TrainingContext, TrainingFailed
 from retrain.dpo import train_dpo
+from retrain.exact import tokens_of
 from retrain.kto import balance, train_kto, whole_batches
 from retrain.recipe import METHODS, Method, Recipe, default_recipe
 from retrain.sft import train_sft
@@ -98,6 +99,32 @@ def test_a_training_that_learns_no_more_ends_early_with_its_best_weights(
     stopping = TrainingContext(tmp_path / "stopped", should_stop=lambda: next(steps) == stop_at)
     assert train_sft(rows, recipe, stopping) is None
     assert weights(train_sft(rows, recipe, replace(stopping, should_stop=lambda: False))) == weights(whole)
+
+
+def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    recipe, rows = recipe_for("sft", tiny_model, epochs=1.0), rows_for("sft", 12)
+
+    def served(row: Row, *, more: tuple[int, ...] = ()) -> Row:
+        ids, start = tokens_of(row, tokenizer)
+        end = next(n for n, token in reversed(list(enumerate(ids))) if token == tokenizer.eos_token_id) + 1
+        return {**row, "prompt_token_ids": ids[:start], "output_token_ids": [*ids[start:end], *more]}
+
+    def trained(name: str, rows: list[Row]) -> TrainingResult:
+        result = train_sft(rows, recipe, TrainingContext(tmp_path / name))
+        assert result is not None
+        return result
+
+    first = served(rows[0])
+    other = {**first, "output_token_ids": [tokenizer.eos_token_id]}
+    exact, changed = trained("exact", [first, *rows[1:]]), trained("changed", [other, *rows[1:]])
+    assert (exact.notes["rows_as_served"], exact.rows) == (1, 12)
+    assert weights(changed) != weights(exact)
+    cut_off = trained("cut off", [served(rows[0], more=(5,)), *rows[1:]])
+    assert "rows_as_served" not in cut_off.notes
+    assert weights(cut_off) == weights(trained("text", rows))
 
 
 def test_an_adapter_is_safetensors_and_configuration_only(tiny_model: Path, tmp_path: Path) -> None:
