@@ -244,6 +244,16 @@ async def correct(
     return await _decide(connection, found, "corrected", by=by, reason=reason, answer=answer)
 
 
+async def decided_since(connection: AsyncConnection, project: str, model: str, since: datetime | None) -> int:
+    """How many decisions of a model were made after `since`: the next dataset would differ by them."""
+    query = select(func.count()).where(
+        reviews.c.project == project, reviews.c.model == model, reviews.c.decided_at.is_not(None)
+    )
+    if since is not None:
+        query = query.where(reviews.c.decided_at > since)
+    return int(await connection.scalar(query) or 0)
+
+
 async def forget(connection: AsyncConnection, completion_ids: Sequence[str]) -> int:
     """Delete every review of these completions, for an erasure; returns how many there were."""
     gone = await connection.execute(

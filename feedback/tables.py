@@ -222,9 +222,7 @@ dataset_rows = Table(
     Column("dataset_id", Text, ForeignKey("datasets.dataset_id", ondelete="CASCADE"), primary_key=True),
     Column("row_number", Integer, primary_key=True),
     Column("split", Text, nullable=False),
-    Column(
-        "method", Text, nullable=False, comment="Whose columns; a sequence of trainings has rows of each."
-    ),
+    Column("method", Text, nullable=False, comment="Whose columns the row has."),
     Column("row_hash", Text, nullable=False),
     Column("columns", JSONB, nullable=False, comment="TRL's columns for the method."),
     Column("rater", Text),

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import models, runs
+from feedback import models, review, runs
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import WORKER_LOCK, Database
 from feedback.errors import Conflict
@@ -184,7 +184,7 @@ class Trigger:
 
 
 async def fresh_feedback(connection: AsyncConnection, model: Model, since: datetime | None) -> int:
-    """Effective ratings, demonstrations and preferences of a model that arrived after `since`."""
+    """Effective ratings, demonstrations and preferences that arrived after `since`, and reviewers' decisions."""
     query = (
         select(func.count())
         .select_from(feedback)
@@ -199,4 +199,5 @@ async def fresh_feedback(connection: AsyncConnection, model: Model, since: datet
     )
     if since is not None:
         query = query.where(feedback.c.received_at > since)
-    return int(await connection.scalar(query) or 0)
+    decided = await review.decided_since(connection, model.project, model.model, since)
+    return decided + int(await connection.scalar(query) or 0)

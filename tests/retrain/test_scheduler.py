@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from feedback import models, runs
+from feedback import models, review, runs
 from feedback.database import Database
 from retrain.scheduler import Trigger, fresh_feedback, leadership, work
 from retrain.settings import RetrainSettings
@@ -130,3 +130,13 @@ async def test_a_worker_survives_the_loss_of_its_database_connections(
                         await runs.request_cancel(connection, PROJECT, found[0].run_id, by="ada")
                         break
                 await asyncio.sleep(0.1)
+
+
+async def test_a_reviewers_decisions_count_as_fresh(database: Database) -> None:
+    async with database.begin() as connection:
+        await teach(connection, "tiny")
+        model = await models.get(connection, PROJECT, MODEL)
+        before = await fresh_feedback(connection, model, None)
+        rated = await a_rated_completion(connection)
+        await review.exclude(connection, PROJECT, rated.completion_id, by="ada")
+        assert await fresh_feedback(connection, model, None) == before + 2

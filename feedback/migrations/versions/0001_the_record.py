@@ -590,7 +590,7 @@ def upgrade() -> None:
             "method",
             sa.Text(),
             nullable=False,
-            comment="Whose columns; a sequence of trainings has rows of each.",
+            comment="Whose columns the row has.",
         ),
         sa.Column("row_hash", sa.Text(), nullable=False),
         sa.Column(
