@@ -294,7 +294,7 @@ def _show_events(events: Sequence[RunEvent], bar: Progress, *, as_json: bool) ->
 
 def _bar_state(found: Run) -> dict[str, Any]:
     """What the bar shows of a run."""
-    progress, label = found.progress, found.status if found.status in (*ENDED, "queued") else found.phase
+    progress, label = found.progress, found.phase if found.status == "running" else found.status
     if found.phase == "evaluating" and "evaluated" in progress:
         return {
             "description": label,
