@@ -136,7 +136,7 @@ async def store(connection: AsyncConnection, batch: Batch, target: Target, summa
     erased = await tombstones.refused(connection, given)
     summary.skipped[ERASED] += len(erased)
     given = [one for one in given if one.feedback_id not in erased]
-    new = await _store_feedback(connection, given)
+    new = await store_feedback(connection, given)
     summary.feedback += new
     summary.known += len(given) - new
     bad += unusable
@@ -196,10 +196,10 @@ def _source(target: Target, name: str, completion: str) -> dict[str, str]:
 
 def completion_id(target: Target, answer: Answer) -> str:
     """The id that an imported completion gets: its time, then a hash of where it comes from."""
-    return f"chatcmpl-{_hex_id(answer.created_at, target.project, target.source, answer.source_id)}"
+    return f"chatcmpl-{hex_id(answer.created_at, target.project, target.source, answer.source_id)}"
 
 
-def _hex_id(at: datetime, *parts: str) -> str:
+def hex_id(at: datetime, *parts: str) -> str:
     """As `feedback.ids.new_hex`, with the noise taken from `parts`."""
     noise = hashlib.blake2b("\0".join(parts).encode(), digest_size=10).hexdigest()
     milliseconds = max(int(at.timestamp() * 1000), 0)
@@ -311,7 +311,7 @@ def _submission(said: Said, known: dict[str, str | None], target: Target) -> Sub
         metadata=said.metadata,
     )
     content = orjson.dumps([checked.kind, checked.name, checked.value, checked.comment]).decode()
-    hexadecimal = _hex_id(said.created_at, target.project, target.source, said.source_id, completion, content)
+    hexadecimal = hex_id(said.created_at, target.project, target.source, said.source_id, completion, content)
     checked = replace(checked, feedback_id=f"fb-{hexadecimal}", created_at=said.created_at)
     return redact_submission(checked, target.policy.privacy)
 
@@ -349,7 +349,7 @@ _APPLY = text(f"""
     WHERE feedback.feedback_id = newest.feedback_id AND newest.counts AND NOT feedback.effective""")
 
 
-async def _store_feedback(connection: AsyncConnection, given: Sequence[Submission]) -> int:
+async def store_feedback(connection: AsyncConnection, given: Sequence[Submission]) -> int:
     """Store many submissions at once; of each vote the newest counts. Returns how many were new."""
     if not given:
         return 0

@@ -34,7 +34,7 @@ from deploy.postgres import EmbeddedPostgres
 from feedback import browse, completions, export, keys, models, submissions
 from feedback.database import Database, migrate
 from feedback.ids import VARIANT
-from feedback.importers.load import _store_feedback
+from feedback.importers.load import store_feedback
 from feedback.wanted import Wanted
 
 PROJECT = "default"
@@ -225,7 +225,7 @@ async def feedback_costs(database: Database, meter: Meter) -> None:
     async def together() -> int:
         for start in range(2000, len(given), 500):
             async with database.begin() as connection:
-                await _store_feedback(connection, given[start : start + 500])
+                await store_feedback(connection, given[start : start + 500])
         return len(given) - 2000
 
     print(f"  feedback, API    {await meter.measure(one_by_one())}")

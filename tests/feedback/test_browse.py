@@ -12,7 +12,7 @@ from feedback import browse, submissions
 from feedback.completions import Completion, insert_many
 from feedback.database import Database
 from feedback.errors import HoneError, NotFound
-from feedback.importers.load import _hex_id
+from feedback.importers.load import hex_id
 from feedback.wanted import Wanted
 from tests.builders import PROJECT, a_completion, a_model
 
@@ -23,7 +23,7 @@ EVERYTHING = Wanted(PROJECT)
 def at(minute: int, **changes: Any) -> Completion:
     """A completion of that minute, under an id of that minute."""
     when = NOON + timedelta(minutes=minute)
-    name = f"chatcmpl-{_hex_id(when, str(minute), str(changes.get('project', '')))}"
+    name = f"chatcmpl-{hex_id(when, str(minute), str(changes.get('project', '')))}"
     return a_completion(completion_id=name, created_at=when, **changes)
 
 
