@@ -7,8 +7,7 @@ import pytest
 from feedback import datasets, runs, searches
 from feedback.database import Database
 from feedback.errors import HoneError, NotFound
-from retrain import search_run
-from retrain.plan import make_plan
+from retrain.plan import freeze, make_plan
 from retrain.search import Outcome, Search, fold
 from tests.builders import PROJECT
 from tests.retrain.record import MODEL, teach
@@ -50,7 +49,7 @@ async def test_the_winner_is_the_best_of_the_completed_trials(database: Database
     async with database.begin() as connection:
         plan = await make_plan(connection, PROJECT, MODEL)
         assert plan.recipe is not None
-        dataset = await search_run.freeze(connection, plan)
+        dataset = await freeze(connection, plan)
         for number, (status, loss, rank) in enumerate(
             [("failed", None, 2), ("complete", 0.5, 3), ("complete", 0.4, 5), ("pruned", 0.1, 6)]
         ):
