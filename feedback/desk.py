@@ -108,6 +108,8 @@ class Desk:
         self._raters = Limit("One rater", settings.feedback_rater_requests_per_minute)
         self._keys = Limit("One API key", settings.feedback_key_requests_per_minute)
         self._addresses = Limit("One address", settings.feedback_address_requests_per_minute)
+        self.stored = 0
+        self.spooled = 0
         self._waiting: OrderedDict[str, Spooled] = OrderedDict()
         self._claims: dict[tuple[str, str], str] = {}
 
@@ -206,6 +208,7 @@ class Desk:
             self._check_claims(given)
             await self._spool(given)
             return Kept([one.feedback_id for one in given], "spooled")
+        self.stored += len(ids)
         return Kept(ids, "stored")
 
     async def _store(self, given: Sequence[Submission]) -> list[str]:
@@ -309,6 +312,7 @@ class Desk:
 
     async def _spool(self, records: Sequence[Spooled]) -> None:
         await self._keep([one.to_json() for one in records])
+        self.spooled += len(records)
         for one in records:
             if isinstance(one, Submission):
                 self._waiting.setdefault(one.feedback_id, one)

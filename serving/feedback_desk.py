@@ -38,7 +38,7 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
         routes = gateway.completions.table.models.values()
         return strictest(route.privacy for route in routes if route.project == project)
 
-    return Desk(
+    desk = Desk(
         database=gateway.database,
         settings=settings,
         token_secret=gateway.token_secret,
@@ -48,6 +48,11 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
         keep=keep,
         privacy=privacy_of,
     )
+    gateway.metrics.counter("hone_feedback_stored", "Feedback stored in the record.", lambda: desk.stored)
+    gateway.metrics.counter(
+        "hone_feedback_spooled", "Feedback kept on disk while the database was away.", lambda: desk.spooled
+    )
+    return desk
 
 
 async def keep_feedback(spool: Spool, records: Sequence[bytes]) -> None:

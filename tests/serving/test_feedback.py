@@ -114,6 +114,8 @@ async def test_feedback_outlives_an_outage_and_says_where_it_is(
                 break
             await asyncio.sleep(0.1)
         assert await stored(running, answer.headers["x-hone-request-id"]) == [True]
+        metrics = (await running.client.get("/metrics")).text
+        assert "hone_feedback_spooled_total 1.0" in metrics and "hone_feedback_stored_total 0.0" in metrics
 
 
 async def test_feedback_is_refused_and_not_acknowledged_when_the_disk_is_full_too(
