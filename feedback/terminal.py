@@ -2,8 +2,10 @@
 
 import asyncio
 import getpass
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -17,7 +19,7 @@ from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 
 Result = TypeVar("Result")
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 def in_record(work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
@@ -56,6 +58,32 @@ def with_database(work: Callable[[Database], Awaitable[Result]]) -> Result:
         if getattr(error.orig, "sqlstate", None) != "42P01":
             raise
         raise HoneError("The database has no tables of Hone yet. `hone up` creates them.") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Write a file, by the function that this gives.
+
+    Raises:
+        HoneError: the file cannot be opened or written; nothing that is not about the file is taken for that.
+    """
+
+    def failed(error: OSError) -> HoneError:
+        return HoneError(f"{path} cannot be written: {error.strerror}. Free the disk, or name another file.")
+
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise failed(error) from error
+    with file:
+
+        def write(data: bytes) -> None:
+            try:
+                file.write(data)
+            except OSError as error:
+                raise failed(error) from error
+
+        yield write
 
 
 def actor() -> str:
