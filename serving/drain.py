@@ -179,14 +179,23 @@ class Drain:
         directory.mkdir(exist_ok=True)
         path = directory / f"{new_id('record')}.bin"
         path.write_bytes(record.payload)
-        logger.error("A record cannot be stored and was set aside in %s: %s", path, error)
+        logger.error("A record cannot be stored and was set aside in %s: %s", path, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a record, without what stands in it: a log outlives every retention and erasure."""
+    cause = _cause(error)
+    where = getattr(cause, "constraint_name", None) or getattr(cause, "column_name", None)
+    return f"{type(cause).__name__} of {where}" if where else type(cause).__name__
+
+
+def _cause(error: Exception) -> BaseException | None:
+    return error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
 
 
 def _is_about_a_row(error: Exception) -> bool:
     """Whether the database, or its driver, refuses what a row holds; anything else is an outage."""
-    cause: BaseException | None = (
-        error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
-    )
+    cause = _cause(error)
     about_values = (
         asyncpg.DataError,
         asyncpg.IntegrityConstraintViolationError,

@@ -9,19 +9,23 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pytest
 from sqlalchemy import text
 
 from deploy.postgres import EmbeddedPostgres
-from feedback import datasets, erasures, export, exports, runs, submissions
+from feedback import datasets, erasures, export, exports, keys, models, runs, submissions
 from feedback.database import Database, migrate
 from feedback.datasets import Row
+from feedback.ids import new_id
 from feedback.wanted import Wanted
 from serving.drain import Drain
-from serving.spool import FEEDBACK
-from tests.builders import PROJECT
+from serving.spool import COMPLETION, FEEDBACK, Spool
+from tests.builders import PROJECT, a_rated_completion
 from tests.conftest import open_directory
 from tests.fakes import fake_engine
 from tests.serving.running import running_gateway
+from tests.serving.test_transcript import HEAD
 
 PLANTED = "zebra-crossing-47-in-the-moonlight"
 RATER = "jane-doe-of-elm-street"
@@ -130,3 +134,76 @@ async def test_no_byte_of_a_planted_text_is_left_anywhere(tmp_path: Path) -> Non
                 assert files_with(state_dir, words.encode()) == []
                 assert files_with(elsewhere, words.encode()) == []
         assert files_with(directory, PLANTED.encode()) == []
+
+
+async def test_an_erasure_is_asked_for_and_followed_over_http(
+    database: Database, database_url: str, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        await a_rated_completion(connection, rater="rater-" + "a" * 24)
+        _, admin = await keys.create(connection, role="admin", name="officer", by="test")
+        _, operator = await keys.create(connection, role="operator", name="ops", by="test")
+    async with (
+        fake_engine() as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        path, mine = "/admin/v1/erasures", {"authorization": f"Bearer {admin}"}
+        asked = await running.client.post(path, json={"rater_id": "rater-" + "a" * 24}, headers=mine)
+        assert asked.status_code == 202 and asked.json()["phase"] == "requested", asked.text
+        again = await running.client.post(path, json={"rater_id": "rater-" + "a" * 24}, headers=mine)
+        assert again.json()["erasure_id"] == asked.json()["erasure_id"]
+        await carry_out(database, asked.json()["erasure_id"], state_dir)
+        shown = await running.client.get(f"{path}/{asked.json()['erasure_id']}", headers=mine)
+        listed = await running.client.get(path, headers=mine)
+        both = await running.client.post(path, json={"rater_id": "a", "completion_id": "b"}, headers=mine)
+        theirs = await running.client.get(path, headers={"authorization": f"Bearer {operator}"})
+    assert shown.json()["phase"] == "done" and shown.json()["tainted"] == []
+    assert [one["erasure_id"] for one in listed.json()["data"]] == [asked.json()["erasure_id"]]
+    assert (both.status_code, theirs.status_code) == (400, 403)
+
+
+async def carry_out(database: Database, erasure_id: str, state_dir: Path) -> None:
+    """What the worker does."""
+    while (await erasures.advance(database, erasure_id, state_dir)).phase != "done":
+        await asyncio.sleep(0.05)
+
+
+async def test_a_log_says_why_a_record_was_refused_and_not_what_stood_in_it(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = {"completion_id": new_id("chatcmpl"), "endpoint": "/v1/chat/completions", "status": PLANTED}
+    spool = Spool(tmp_path / "spool")
+    spool.append(COMPLETION, orjson.dumps({**HEAD, **head}) + b"\n{}")
+    drain = Drain(spool, database)
+    await drain.flush()
+    assert drain.refused == 1
+    assert "ck_completions_status" in caplog.text and PLANTED not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("store", "default", "consent"), [(True, False, True), (None, True, True), (False, True, False)]
+)
+async def test_consent_is_what_the_request_says_else_what_the_policy_says(
+    database: Database, database_url: str, state_dir: Path, store: bool | None, default: bool, consent: bool
+) -> None:
+    async with (
+        fake_engine() as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        async with database.begin() as connection:
+            changes = {"consent_default": default}
+            await models.change_policy(connection, PROJECT, "support", changes, by="test")
+        await running.gateway.tables.refresh()
+        await running.ask(False, **({} if store is None else {"store": store}))
+        [row] = await running.rows(1)
+        async with database.begin() as connection:
+            said = submissions.submission(
+                project=PROJECT,
+                completion_id=row["completion_id"],
+                rater="rater-a",
+                kind="rating",
+                value=True,
+            )
+            await submissions.store(connection, said)
+            rows = [one async for one in export.rows(connection, Wanted(PROJECT), "kto")]
+    assert row["consent"] is consent and len(rows) == int(consent)
