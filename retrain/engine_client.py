@@ -184,7 +184,9 @@ def _answer(reply: dict[str, Any]) -> Answer:
             choice["prompt_token_ids"],
             choice["logprobs"]["token_logprobs"],
         )
-    return Answer(text, choice["finish_reason"], prompt_ids, choice["token_ids"], values)
+    # PostgreSQL keeps no NUL in a text, and a model may well say one.
+    storable = text.replace("\x00", "\ufffd")
+    return Answer(storable, choice["finish_reason"], prompt_ids, choice["token_ids"], values)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from retrain.recipe import Method
 ROWS_MIN = 10
 """Fewer rows teach nothing; OpenAI's own limit."""
 PROBLEMS_SHOWN = 5
+NUL = "\x00"
 ROLES = ("system", "developer", "user", "assistant")
 FORMS: Mapping[Method, str] = {
     "sft": '{"messages": [..., {"role": "assistant", "content": "..."}]}',
@@ -211,6 +212,8 @@ def _text(value: dict[str, Any], name: str) -> str:
     text = value.get(name)
     if not isinstance(text, str) or not text.strip():
         raise _BadLine(f"'{name}' is {'missing' if name not in value else 'not a text with something in it'}")
+    if NUL in text:
+        raise _BadLine(f"'{name}' has a NUL character, which the record cannot keep")
     return text
 
 
@@ -242,4 +245,6 @@ def _message(message: Any, where: str) -> dict[str, str]:
         content = "\n".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str) or not content.strip():
         raise _BadLine(f"the content of '{where}' is not a text with something in it")
+    if NUL in content:
+        raise _BadLine(f"the content of '{where}' has a NUL character, which the record cannot keep")
     return {"role": role, "content": content}

@@ -7,10 +7,12 @@ words; anything else is tried again at the next tick.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, datasets, fine_tuning, models, run_requests, runs, uploads
@@ -36,11 +38,24 @@ async def answer_requests(database: Database) -> None:
     async with database.begin() as connection:
         asked, jobs = await run_requests.waiting(connection), await fine_tuning.waiting(connection)
     for request in asked:
-        async with database.begin() as connection:
-            await _answer(connection, request)
+        with _alone(request_id=request.request_id):
+            async with database.begin() as connection:
+                await _answer(connection, request)
     for job in jobs:
-        async with database.begin() as connection:
-            await _begin(connection, job)
+        with _alone(job_id=job.job_id):
+            async with database.begin() as connection:
+                await _begin(connection, job)
+
+
+@contextmanager
+def _alone(**what: str) -> Iterator[None]:
+    """One request's trouble must not keep the others waiting."""
+    try:
+        yield
+    except (OSError, InterfaceError, OperationalError):
+        raise
+    except Exception:
+        log.exception("request not answered; it is tried again", **what)
 
 
 async def _answer(connection: AsyncConnection, request: RunRequest) -> None:

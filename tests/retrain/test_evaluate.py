@@ -76,6 +76,14 @@ async def test_failed_requests_are_counted_and_their_items_left_out() -> None:
     assert "EngineCore encountered an issue." in evidence.error_examples[0]
 
 
+async def test_an_answer_with_a_nul_can_be_kept_in_the_record() -> None:
+    async with (
+        fake_engine(answer_evaluations(lambda model, prompt: "a\x00b")) as engine,
+        EngineClient(engine.url, timeout_seconds=5, answer_tokens_max=8) as client,
+    ):
+        assert (await client.answer("base", [{"role": "user", "content": "?"}])).text == "a\ufffdb"
+
+
 async def test_an_engine_that_is_not_there_is_an_error_and_no_exception() -> None:
     async with EngineClient("http://127.0.0.1:9", timeout_seconds=1, answer_tokens_max=8) as client:
         evidence = (await evaluate([an_item()], VERSIONS, client)).evidence

@@ -66,6 +66,7 @@ def test_labels_say_whether_an_answer_is_to_be_kept(label: bool, source: str, ri
             {"messages": [ASKED, {"role": "assistant", "content": None}]},
             "content of 'messages[1]' is not a text",
         ),
+        ("sft", {"messages": [ASKED, {"role": "assistant", "content": "a\x00"}]}, "has a NUL character"),
         ("sft", {"messages": [ASKED, SAID], "tools": [{}]}, "uses tools"),
         ("dpo", {"messages": [ASKED, SAID]}, "'prompt' is missing"),
         ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "both answers are the same"),
