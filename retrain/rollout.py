@@ -62,7 +62,9 @@ async def judge(connection: AsyncConnection, experiment: Experiment, policy: Mod
         maturation_seconds=policy.rollout.maturation_seconds,
     )
     rows = [UnitOutcome(**asdict(one)) for one in counts]
-    verdict = decide(rows, experiment_policy(experiment, policy.rollout))
+    control = await adapters.by_id(connection, experiment.arm(CHAMPION_ARM).adapter_id)
+    demanded = experiment_policy(experiment, policy.rollout, against_base=control.version == 0)
+    verdict = decide(rows, demanded)
     await experiments.store_verdict(connection, experiment, asdict(verdict))
     return verdict
 
@@ -129,9 +131,12 @@ async def _ship_candidate(connection: AsyncConnection, model: Model) -> list[str
     return [f"{newest.name} meets its first traffic: {reason}."]
 
 
-def experiment_policy(experiment: Experiment, policy: RolloutPolicy) -> ExperimentPolicy:
+def experiment_policy(
+    experiment: Experiment, policy: RolloutPolicy, *, against_base: bool = False
+) -> ExperimentPolicy:
     """What the verdict on this split demands, by the model's policy."""
     limits = policy.guardrails
+    slower = limits.time_ratio_max_against_base if against_base else 1.0
     return ExperimentPolicy(
         weights={name: experiment.arm(name).weight for name in (CHAMPION_ARM, CANDIDATE_ARM)},
         control=CHAMPION_ARM,
@@ -149,8 +154,8 @@ def experiment_policy(experiment: Experiment, policy: RolloutPolicy) -> Experime
             "regenerations": limits.regenerations_odds_max,
         },
         ratios={
-            "time_to_first_token": (1.0 / MANY, limits.time_to_first_token_ratio_max),
-            "time_per_output_token": (1.0 / MANY, limits.time_per_output_token_ratio_max),
+            "time_to_first_token": (1.0 / MANY, max(slower, limits.time_to_first_token_ratio_max)),
+            "time_per_output_token": (1.0 / MANY, max(slower, limits.time_per_output_token_ratio_max)),
             "output_tokens": (limits.output_tokens_ratio_min, limits.output_tokens_ratio_max),
         },
         pausing=frozenset(limits.pausing),
