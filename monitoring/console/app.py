@@ -26,6 +26,7 @@ from monitoring.console import (
     home,
     live,
     model_pages,
+    privacy_pages,
     review_pages,
     settings_pages,
     sign_in,
@@ -67,6 +68,7 @@ PARTS = (
     training,
     watch_pages,
     settings_pages,
+    privacy_pages,
     live,
 )
 STATUS: tuple[tuple[type[HoneError], int, str], ...] = (

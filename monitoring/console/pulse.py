@@ -19,6 +19,8 @@ SELECT (SELECT max(sequence) FROM audit),
        (SELECT string_agg(request_id || status, ',' ORDER BY request_id) FROM run_requests
         WHERE project = :project AND created_at > now() - interval '1 hour'),
        (SELECT string_agg(engine || healthy, ',' ORDER BY engine) FROM engines),
+       (SELECT string_agg(erasure_id || phase || coalesce(waits_for, ''), ',' ORDER BY erasure_id) FROM erasures
+        WHERE project = :project AND (phase <> 'done' OR finished_at > now() - interval '1 hour')),
        (SELECT max(created_at) FROM feedback WHERE project = :project)
 """)
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser
 
-from feedback import adapters, keys, review, run_requests
+from feedback import adapters, erasures, keys, review, run_requests
 from feedback.database import Database
 from feedback.watch_tables import drift_reports
 from monitoring.console import charts, view
@@ -28,6 +28,7 @@ PAGES = (
     "/alerts",
     "/settings",
     "/settings/audit",
+    "/settings/erasures",
     "/live",
 )
 ACTIONS = (
@@ -39,6 +40,7 @@ ACTIONS = (
     "/review/rev-1/include",
     "/settings/keys",
     "/settings/policy",
+    "/settings/erasures",
     "/sign-out",
 )
 
@@ -159,6 +161,24 @@ async def test_only_an_administrator_makes_and_revokes_keys(
         shop = [one for one in await keys.in_project(connection, PROJECT) if one.name == "shop"]
     assert [one.role for one in shop] == ["app"]
     assert shop[0].expires_at is not None
+
+
+async def test_an_erasure_needs_an_administrator_and_the_word(
+    console: RunningConsole, database: Database
+) -> None:
+    form = {"rater": "customer-17", "sure": "erase"}
+    async with signed_in(console, console.operator) as operator:
+        csrf = await token(operator)
+        assert (await operator.post("/settings/erasures", data=form | {"csrf": csrf})).status_code == 403
+    async with signed_in(console, console.admin) as admin:
+        csrf = await token(admin)
+        unsure = await admin.post("/settings/erasures", data=form | {"csrf": csrf, "sure": "yes"})
+        assert unsure.status_code == 400
+        assert (await admin.post("/settings/erasures", data=form | {"csrf": csrf})).status_code == 303
+        page = (await admin.get("/settings/erasures")).text
+        assert "A person" in page and "requested" in page and "customer-17" not in page
+    async with database.begin() as connection:
+        assert len(await erasures.in_project(connection, PROJECT)) == 1
 
 
 async def test_a_policy_is_changed_with_the_checks_that_hold_everywhere(console: RunningConsole) -> None:

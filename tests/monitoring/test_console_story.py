@@ -34,6 +34,7 @@ PATHS = (
     "/alerts",
     "/settings",
     "/settings/audit",
+    "/settings/erasures",
 )
 
 
