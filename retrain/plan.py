@@ -28,7 +28,7 @@ from retrain.recipe import Method, Recipe, default_recipe
 from retrain.replay import replayed_rows
 from retrain.rules import UNSUPPORTED
 from retrain.select import Choice, choose
-from retrain.selection import Selected, select_statements, selection_of
+from retrain.selection import Selected, left_out, select_statements, selection_of
 from retrain.start import choose_start
 
 
@@ -195,19 +195,9 @@ async def _complete(
     split = await split_statements(
         connection, policy, method, learned_before=start.since, repeated=selected.repeated
     )
-    left_out = await connection.execute(
-        text(
-            "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
-        )
-    )
-    counts = split | {"excluded": {reason: number for reason, number in left_out}}
+    counts = split | {"excluded": await left_out(connection)}
     if not counts["train"] or not counts["held_out"]:
-        missing = "train on" if not counts["train"] else "evaluate with"
-        sentence = (
-            f"Not possible: after the split by rater no rows are left to {missing}; more raters are needed."
-        )
-        choice = Choice(None, (*plan.choice.sentences[:-1], sentence), plan.choice.possible)
-        return replace(plan, choice=choice, counts=counts)
+        return replace(plan, choice=_one_sided(plan.choice, counts), counts=counts)
     recipe = default_recipe(
         method,
         model.base_model,
@@ -229,6 +219,14 @@ async def _complete(
         counts=counts,
         replayed=tuple(replayed),
     )
+
+
+def _one_sided(choice: Choice, counts: Mapping[str, Any]) -> Choice:
+    missing = "train on" if not counts["train"] else "evaluate with"
+    sentence = (
+        f"Not possible: after the split by rater no rows are left to {missing}; more raters are needed."
+    )
+    return Choice(None, (*choice.sentences[:-1], sentence), choice.possible)
 
 
 def served_template_hash(base_model: str) -> str | None:

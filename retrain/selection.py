@@ -213,12 +213,7 @@ async def _available(connection: AsyncConnection) -> Available:
         )
     )
     rows = await connection.scalar(text("SELECT count(*) FROM ballots WHERE reason IS NULL AND NOT implied"))
-    left_out = await connection.execute(
-        text(
-            "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
-        )
-    )
-    excluded = {reason: number for reason, number in left_out}
+    excluded = await left_out(connection)
     return Available(
         **counted._mapping,
         largest=largest or 0,
@@ -226,6 +221,16 @@ async def _available(connection: AsyncConnection) -> Available:
         waiting=excluded.get(rules.UNSUPPORTED, 0),
         excluded=excluded,
     )
+
+
+async def left_out(connection: AsyncConnection) -> dict[str, int]:
+    """How much of what was said does not count, by reason."""
+    found = await connection.execute(
+        text(
+            "SELECT reason, count(*) FROM ballots WHERE reason IS NOT NULL AND NOT implied GROUP BY 1 ORDER BY 1"
+        )
+    )
+    return {reason: number for reason, number in found}
 
 
 def selection_of(model: Model) -> dict[str, Any]:
