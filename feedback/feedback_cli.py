@@ -1,10 +1,12 @@
 """`hone feedback list|show|export` and `hone completion list|show|why`: look through the record, and take it along."""
 
+import os
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,11 +17,12 @@ from feedback import browse, completions, datasets, export, exports, submissions
 from feedback.errors import HoneError
 from feedback.import_cli import import_feedback
 from feedback.keys import DEFAULT_PROJECT
-from feedback.terminal import actor, console, in_record, show_one, show_rows
+from feedback.terminal import actor, console, in_record, show_one, show_rows, writing
 from feedback.wanted import Wanted, model_and_version
 
 AGO = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 PREVIEW = 60
+_SPINNING = (SpinnerColumn(), TextColumn("{task.description}"))
 errors = Console(stderr=True, highlight=False)
 
 feedback = typer.Typer(
@@ -290,12 +293,7 @@ def export_feedback(
         counted = _Counted(export.rows(connection, asked, columns))
         as_parquet = to is not None and to.suffix == ".parquet"
         pieces = export.parquet(counted.rows()) if as_parquet else export.json_lines(counted.rows())
-        if to is None:
-            async for piece in pieces:
-                print(piece.decode(), end="")
-        else:
-            with to.open("wb") as file:
-                await _write(pieces, file, counted)
+        await (_print(pieces) if to is None else _write(pieces, to, counted))
         return counted.count
 
     if to is not None:
@@ -317,11 +315,22 @@ class _Counted:
             yield row
 
 
-async def _write(pieces: AsyncIterator[bytes], file: IO[bytes], counted: _Counted) -> None:
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True) as bar:
+async def _print(pieces: AsyncIterator[bytes]) -> None:
+    """Print until the end, or until who reads (`| head`) has seen enough."""
+    async for piece in pieces:
+        try:
+            print(piece.decode(), end="", flush=True)
+        except BrokenPipeError:
+            # Python writes what is left when it ends, and would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+
+
+async def _write(pieces: AsyncIterator[bytes], to: Path, counted: _Counted) -> None:
+    with writing(to) as write, Progress(*_SPINNING, console=errors, transient=True) as bar:
         task = bar.add_task("0 rows")
         async for piece in pieces:
-            file.write(piece)
+            write(piece)
             bar.update(task, description=f"{counted.count} rows")
 
 

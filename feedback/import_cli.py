@@ -4,7 +4,7 @@ What is wrong with a file is said line by line and ends in exit status 1; what i
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from feedback.importers.formats import FORMATS, chosen, in_order
 from feedback.importers.load import Summary, Target, batches, store
 from feedback.importers.rows import BadRow, read_rows, size_bytes
 from feedback.keys import DEFAULT_PROJECT
-from feedback.terminal import actor, console, show_one, with_database
+from feedback.terminal import actor, console, show_one, with_database, writing
 
 BAD_ROWS_SHOWN = 50
 Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
@@ -143,16 +143,19 @@ class Complaints:
     """Names the rows that could not be used: the first ones on screen, all of them in a file if one was given."""
 
     def __init__(self, path: Path | None, as_json: bool) -> None:
-        self.file = None if path is None else path.open("wb")
+        self.path = path
         self.as_json = as_json
         self.count = 0
+        self._files = ExitStack()
+        self._write: Callable[[bytes], None] | None = None
 
     def __enter__(self) -> "Complaints":
+        if self.path is not None:
+            self._write = self._files.enter_context(writing(self.path))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
+        self._files.close()
         if self.count > BAD_ROWS_SHOWN and not self.as_json:
             errors.print(f"... and {self.count - BAD_ROWS_SHOWN} more. `--refused FILE` writes all of them.")
 
@@ -161,8 +164,8 @@ class Complaints:
         for row in bad:
             self.count += 1
             entry = orjson.dumps({"file": str(path), "line": row.line, "reason": row.reason}) + b"\n"
-            if self.file is not None:
-                self.file.write(entry)
+            if self._write is not None:
+                self._write(entry)
             if self.as_json:
                 print(entry.decode(), end="")
             elif self.count <= BAD_ROWS_SHOWN:

@@ -1,6 +1,8 @@
 """`hone feedback` and `hone completion` as a person types them."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +124,19 @@ def test_a_time_may_be_said_as_how_long_ago() -> None:
     day, hours = moment("1d", "--since"), moment("24h", "--since")
     assert day is not None and hours is not None
     assert abs((day - hours).total_seconds()) < 1
+
+
+def test_a_file_that_cannot_be_written_is_not_taken_for_a_database_that_is_gone(
+    database_url: str, tmp_path: Path
+) -> None:
+    rated(database_url, True)
+    nowhere = str(tmp_path / "no such folder" / "rows.jsonl")
+    with pytest.raises(HoneError, match=r"rows.jsonl cannot be written: No such file or directory"):
+        hone("feedback", "export", "--to", nowhere)
+
+
+def test_an_export_into_a_pipe_ends_quietly_when_nobody_reads_on(database_url: str) -> None:
+    rated(database_url, True)
+    command = f"set -o pipefail; {sys.executable} -m deploy.cli feedback export | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
