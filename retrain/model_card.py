@@ -4,6 +4,7 @@ It holds counts and hashes, never a prompt, an answer or a name: a card is copie
 go. What the evaluation found is in the record with the gate's report, since it is known only after publication.
 """
 
+from pathlib import Path
 from typing import Any
 
 from feedback.datasets import Dataset
@@ -13,7 +14,7 @@ from retrain.training import TrainingResult
 
 RECIPE_ROWS = (
     "learning_rate", "schedule", "epochs", "batch_size", "accumulation_steps", "rank", "alpha", "dropout", "beta",
-    "sft_weight", "seed", "max_length",
+    "sft_weight", "seed", "max_length", "patience", "reference",
 )  # fmt: skip
 
 
@@ -23,8 +24,8 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
     shown = [(name, getattr(recipe, name)) for name in RECIPE_ROWS if getattr(recipe, name) is not None]
     sections = [
         f"# {run.adapter_id}",
-        f"A LoRA adapter for `{recipe.base_model}`, trained with {recipe.method.upper()} (TRL) from the feedback "
-        f"on the model `{run.model}`. It is served only on that base model, under the base model's licence.",
+        f"A LoRA adapter for `{recipe.base_model}`, trained with {recipe.method.upper()} (TRL) from "
+        f"{_material(counts)} `{run.model}`. It is served only on that base model, under the base model's licence.",
         "## Data",
         _table(
             [
@@ -35,6 +36,7 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
                 ("people", counts.get("raters")),
                 *((f"{source} (training)", n) for source, n in counts.get("train_sources", {}).items()),
                 ("repeats of each demonstration", counts.get("demonstration_repeats")),
+                ("repeated from the fixed set", counts.get("replayed") or None),
             ]
         ),
         _left_out(counts.get("excluded", {})),
@@ -43,6 +45,8 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
             [
                 ("run", f"`{run.run_id}`"),
                 ("recipe hash", f"`{run.recipe_hash}`"),
+                ("started from", Path(recipe.start_from).name if recipe.start_from else "the base model"),
+                ("base model in 4 bits", "yes" if recipe.quantised else None),
                 *shown,
                 ("rows too long to fit", result.rows_left_out),
                 ("steps", result.steps),
@@ -55,6 +59,12 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
         ),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _material(counts: dict[str, Any]) -> str:
+    if set(counts.get("train_sources", {})) == {"uploaded"}:
+        return "an uploaded file for the model"
+    return "the feedback on the model"
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:
