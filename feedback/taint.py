@@ -29,17 +29,32 @@ async def mark(
         .join(runs, runs.c.run_id == adapter_rows.c.run_id)
         .where(adapter_rows.c.project == project, runs.c.dataset_id.in_(sorted(dataset_ids)))
     )
-    through: dict[str, str | None] = dict.fromkeys(await connection.scalars(query))
-    for adapter in await adapters.every(connection):
-        if adapter.project == project and adapter.adapter_id not in through:
-            parents = await lineage.ancestors(connection, adapter)
-            first = next((one for one in parents if one.adapter_id in through), None)
-            if first is not None:
-                through[adapter.adapter_id] = first.adapter_id
-    rows = [{"erasure_id": erasure_id, "adapter_id": one, "through": via} for one, via in through.items()]
+    rows = [{"erasure_id": erasure_id, "adapter_id": one} for one in await connection.scalars(query)]
     if rows:
         await connection.execute(insert(tainted_adapters).on_conflict_do_nothing(), rows)
-    return sorted(through)
+        await spread(connection)
+    of_erasure = select(tainted_adapters.c.adapter_id).where(tainted_adapters.c.erasure_id == erasure_id)
+    return sorted(await connection.scalars(of_erasure))
+
+
+async def spread(connection: AsyncConnection) -> None:
+    """Mark the adapters that continue a tainted one, those trained since included."""
+    tainted: dict[str, set[str]] = {}
+    for row in await connection.execute(select(tainted_adapters.c.adapter_id, tainted_adapters.c.erasure_id)):
+        tainted.setdefault(row.adapter_id, set()).add(row.erasure_id)
+    if not tainted:
+        return
+    rows = []
+    for adapter in await adapters.every(connection):
+        for parent in await lineage.ancestors(connection, adapter):
+            erasure_ids = tainted.get(parent.adapter_id, set()) - tainted.get(adapter.adapter_id, set())
+            rows += [
+                {"erasure_id": one, "adapter_id": adapter.adapter_id, "through": parent.adapter_id}
+                for one in sorted(erasure_ids)
+            ]
+            tainted.setdefault(adapter.adapter_id, set()).update(erasure_ids)
+    if rows:
+        await connection.execute(insert(tainted_adapters).on_conflict_do_nothing(), rows)
 
 
 async def plan(connection: AsyncConnection, erasure_id: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ async def carry_out_erasures(database: Database, state_dir: Path) -> None:
         now = await erasures.advance(database, erasure.erasure_id, state_dir)
         log.info("erasure", erasure_id=now.erasure_id, phase=now.phase, waits_for=now.waits_for)
     async with database.begin() as connection:
+        await taint.spread(connection)
         done = await taint.retire_overdue(connection)
     for sentence in done:
         log.warning("tainted adapter retired", sentence=sentence)

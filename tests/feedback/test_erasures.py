@@ -222,6 +222,19 @@ async def test_a_version_that_continues_a_tainted_one_is_tainted_and_others_are_
     assert clean.name not in found
 
 
+async def test_a_version_that_continues_a_tainted_one_after_the_erasure_is_tainted_too(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        first = await a_version(connection, await a_rated_completion(connection, rater=NAME))
+    done = await erase(database, state_dir, rater=NAME)
+    async with database.begin() as connection:
+        later = await a_version(connection, start_from=first.path)
+        await taint.spread(connection)
+        found = {one["name"]: one["through"] for one in await taint.plan(connection, done.erasure_id)}
+    assert found == {first.name: None, later.name: first.adapter_id}
+
+
 async def test_past_the_deadline_an_untainted_version_answers_again_and_the_trail_says_why(
     database: Database, state_dir: Path
 ) -> None:
