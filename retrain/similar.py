@@ -4,9 +4,9 @@ A text is its set of 5-character shingles after normalisation (Unicode form, cas
 Jaccard index of their sets is at least 0.8, as their MinHash sketches estimate it (128 permutations: standard error
 0.035 at 0.8). Groups are chains: what is alike to something alike is in the group, which is named by its smallest key.
 
-Only the sketches are kept, 300 bytes a text with its key: one byte of each minimum (b-bit minwise hashing, Li and König 2010) and a
-hash of each band. 18 bands of 7 rows propose 98.5% of the pairs at 0.8; datasketch's own index chooses 9 bands of
-13 rows for that threshold, which propose 40% of them.
+Only the sketches are kept, 300 bytes a text with its key: one byte of each minimum (b-bit minwise hashing, Li and
+König 2010) and a hash of each band. 18 bands of 7 rows propose 98.5% of the pairs at 0.8; datasketch's own index
+chooses 9 bands of 13 rows for that threshold, which propose 40% of them.
 """
 
 import functools
