@@ -10,6 +10,7 @@ what a person paused stays paused, until a person says otherwise.
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -65,7 +66,10 @@ async def judge(connection: AsyncConnection, experiment: Experiment, policy: Mod
     control = await adapters.by_id(connection, experiment.arm(CHAMPION_ARM).adapter_id)
     demanded = experiment_policy(experiment, policy.rollout, against_base=control.version == 0)
     verdict = decide(rows, demanded)
-    await experiments.store_verdict(connection, experiment, asdict(verdict))
+    found = orjson.loads(orjson.dumps(asdict(verdict)))
+    # A look that saw nothing new would otherwise rewrite the row every other second.
+    if found != experiment.verdict:
+        await experiments.store_verdict(connection, experiment, found)
     return verdict
 
 
