@@ -56,6 +56,16 @@ OF_MODEL = ("abort", "pause", "resume")
 """Actions on the model's running split; the others name a version."""
 
 
+NEEDS = {
+    "approve": ("candidate",),
+    "reject": ("candidate", "approved"),
+    "canary": ("approved",),
+    "promote": ("approved", "canary"),
+    "rollback": ("retired",),
+}
+"""States in which a version can be acted on; asked about before a person writes a reason for nothing."""
+
+
 @router.get("")
 async def show(page: Seen) -> Response:
     """The page."""
@@ -93,6 +103,10 @@ async def confirm(action: str, what: str, page: Seen) -> Response:
         version = await adapters.by_id(connection, split.arm(CANDIDATE_ARM).adapter_id)
     else:
         version = await adapters.get(connection, page.project, what)
+        if version.state not in NEEDS[action]:
+            raise IllegalMove(
+                f"{version.name} is '{version.state}'; '{action}' needs it to be '{' or '.join(NEEDS[action])}'."
+            )
     champion = await adapters.champion(connection, page.project, version.model)
     running = await experiments.of_model(connection, page.project, version.model)
     steps = next(one for one in page.every_model if one.model == version.model).policy.rollout.steps

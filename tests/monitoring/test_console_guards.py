@@ -232,6 +232,8 @@ async def test_every_answer_forbids_inline_scripts_frames_and_caches(console: Ru
         ("/model/support@99", 404, "has no adapter"),
         ("/model/nonsense", 400, "does not name an adapter version"),
         ("/decide/explode/support@2", 404, "There is no action"),
+        ("/decide/promote/support@2", 409, "needs it to be &#39;approved or canary&#39;"),
+        ("/decide/abort/support", 409, "has no canary"),
         ("/feedback?rating=sideways", 400, "expected one of"),
         ("/feedback?version=x", 400, "expected a number"),
         ("/feedback?before=yesterday", 404, "expected a time"),
