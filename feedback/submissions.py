@@ -9,6 +9,7 @@ stored whatever it contradicts: only a caller who still waits for an answer is r
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, cast, exists, func, or_, select, text, update
@@ -87,6 +88,8 @@ async def store_all(
     Raises:
         Refused: nothing was acknowledged yet, and the idempotency id has other content, or the token another rater.
     """
+    if not given:
+        return []
     await _lock(connection, (name for one in given for name in _lock_names(one)))
     buried = await tombstones.refused(connection, given)
     if buried and not acknowledged:
@@ -278,11 +281,12 @@ async def retract(
 async def apply_all(connection: AsyncConnection, spooled: Sequence[Spooled]) -> None:
     """Store what was spooled, in its order. A retraction may come before what it takes back."""
     await _lock(connection, (name for one in spooled for name in _lock_names(one)))
-    for one in spooled:
-        if isinstance(one, Submission):
-            await store(connection, one)
-        else:
-            await _take_back(connection, one)
+    for _, run in groupby(spooled, key=type):
+        together = list(run)
+        await store_all(connection, [one for one in together if isinstance(one, Submission)])
+        for one in together:
+            if isinstance(one, Retraction):
+                await _take_back(connection, one)
 
 
 async def _take_back(connection: AsyncConnection, spooled: Retraction) -> None:
