@@ -74,7 +74,7 @@ class Commands(LazyGroup):
         "drift": Mounted("monitoring.drift_cli:app", "Show whether traffic still looks as it did.", SHIP),
         "replay": Mounted(
             "monitoring.replay_cli:app",
-            "Estimate how another split would have been rated, from what was logged. Changes nothing.",
+            "Estimate how another split would have been rated, from what was logged. Asks nobody and changes nothing.",
             SHIP,
         ),
         "promote": Mounted(

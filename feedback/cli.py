@@ -38,7 +38,8 @@ def _group(name: str, help: str) -> typer.Typer:
 
 key = _group("key", "Create, list and revoke API keys.")
 model = _group("model", "Create and list models, and change their policies.")
-adapter = _group("adapter", "Show, compare, export and import adapter versions.")
+# Mounted by retrain.adapter_cli, which adds what needs the training side.
+adapter = typer.Typer(no_args_is_help=True, help="Show, compare, export and import adapter versions.")
 adapter.command("evidence")(show_evidence)
 experiment = _group("experiment", "List and show traffic splits with their verdicts.")
 app.add_typer(feedback, name="feedback")
