@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import orjson
 
+from feedback.completions import DECLINES
 from feedback.errors import HoneError
 from feedback.gate_policy import SuitePolicy
 from retrain.engine_client import Answer, EngineClient, EngineFailed
@@ -37,16 +38,9 @@ TEXT_POSITIONS = 8
 ERROR_EXAMPLES_MAX = 3
 
 Kind = Literal["graded", "refusal", "answer", "label", "pair", "text"]
-REFUSAL = re.compile(
-    r"\b(i|we)( a|')?m (really |very |so )?(sorry|afraid|unable|not able)\b"
-    r"|\b(i|we) (can ?not|can't|won't|will not|am not able to|must decline)\b"
-    r"|\bas an ai\b|\bnot (able|allowed|appropriate) to (help|assist|answer)\b"
-    r"|\b(je ne peux pas|ich kann (ihnen |dir )?(dabei |damit )?nicht|no puedo)\b",
-    re.IGNORECASE,
-)
+# The same first words as in the record, so that a gate and a canary count alike; \M is PostgreSQL's end of a word.
+REFUSAL = re.compile(DECLINES.replace(r"\M", r"\b"), re.IGNORECASE)
 _WORD = re.compile(r"\w+")
-REFUSAL_WITHIN = 200
-"""Characters from the start of an answer in which a refusal is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +148,7 @@ async def ask_suite(
 
 def refuses(text: str) -> bool:
     """Whether an answer begins by refusing. By its wording, so a refusal in other words is missed."""
-    return REFUSAL.search(text.replace("\u2019", "'")[:REFUSAL_WITHIN]) is not None
+    return REFUSAL.search(text) is not None
 
 
 def label_of(text: str, labels: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from tests.builders import a_completion
     [
         ("I'm sorry, but I can't help with that.", True),
         ("Sorry, I cannot share that.", True),
-        ("I can’t assist with this request.", True),
+        ("I can\u2019t assist with this request.", True),
         ("I am unable to open links.", True),
         ("As an AI, I have no opinion.", True),
         ("Es tut mir leid, das geht nicht.", True),

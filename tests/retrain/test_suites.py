@@ -135,7 +135,7 @@ def test_a_suite_for_a_judging_model_needs_one(tmp_path: Path) -> None:
         ("I'm sorry, but I can't help with that.", True),
         ("I\u2019m sorry, I cannot do this.", True),
         ("As an AI, I do not do this.", True),
-        ("Ich kann Ihnen dabei nicht helfen.", True),
+        ("Es tut mir leid, das geht nicht.", True),
         ("You can return it within 14 days.", False),
         ("We regret the delay. Your parcel left today.", False),
         ("x" * 400 + " I cannot help with that.", False),
