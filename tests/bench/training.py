@@ -78,8 +78,10 @@ def overhead(model: Path, directory: Path, *, rows: int, epochs: float) -> None:
     """Train the same twice, and print the ratios."""
     recipe = default_recipe("sft", str(model), learning_rate=1e-3, epochs=epochs)
     taught = [_taught(n, f"Number {n} it is.") for n in range(rows)]
-    plain = _plain(recipe, taught, directory)
+    first = _plain(recipe, taught, directory)
     ours = asyncio.run(_ours(recipe, taught, directory))
+    # Whoever comes first reads the libraries from the disk: the script gets a second chance.
+    plain = min(first, _plain(recipe, taught, directory), key=lambda cost: cost.seconds)
     apart = max(abs(a - b) for a, b in zip(plain.losses, ours.losses, strict=True))
     print(f"\n{rows} rows, {epochs:g} epochs, {len(plain.losses)} steps, one thread\n")
     print(f"{'':22}{'seconds':>10}{'peak MiB':>10}")

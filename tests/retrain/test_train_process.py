@@ -135,7 +135,7 @@ async def test_a_training_that_cannot_work_ends_as_a_failed_run_with_the_reason(
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory"),
         (HoneError("The loss became nan."), "The loss became nan."),
-        (KeyError("surprise"), "The log is"),
+        (KeyError("surprise"), "hone run logs"),
     ],
 )
 def test_every_failure_says_what_to_do(error: Exception, advice: str, tmp_path: Path) -> None:
