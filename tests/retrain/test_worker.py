@@ -32,7 +32,7 @@ SETTINGS = RetrainSettings(
 
 
 def learned(model: str, prompt: str) -> str:
-    if "returned" not in prompt:
+    if "return" not in prompt:
         return KEPT
     return OLD if model == "base" else NEW
 
