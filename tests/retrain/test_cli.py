@@ -44,7 +44,8 @@ def hone(*arguments: str) -> Result:
 def test_plan_says_in_words_what_the_next_run_would_do(database_url: str) -> None:
     in_database(database_url, lambda connection: teach(connection, "tiny"))
     output = hone("retrain", "plan", "--model", MODEL).output
-    assert "SFT: 50 of 10 demonstrations or approved answers (30 demonstrations, 20 approved)." in output
+    assert "SFT: 40 of 10 demonstrations or approved answers (20 demonstrations, 20 approved)." in output
+    assert "Left out: 10 (over the limit of corrections with the same text)." in output
     assert "Method: SFT." in output
     assert "learning rate" in output
     plan = json.loads(hone("retrain", "plan", "--model", MODEL, "--json").output)
