@@ -122,6 +122,8 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         self.engine.in_flight[self.adapter] -= 1
         if self._keep_alive and self._error is None and transport is not None:
+            if self._read_paused:  # Whoever left had not read it all: the next answer must be heard.
+                transport.resume_reading()
             self.deadline = NEVER
             self.idle_since = self.engine.loop.time()
             self.engine.idle.append(self)
