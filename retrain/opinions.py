@@ -13,11 +13,11 @@ from sqlalchemy import Text, cast, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.completions import for_training
+from feedback.fresh import TRAINING_KINDS
 from feedback.review_tables import reviews
 from feedback.tables import adapters, completions, feedback
 from retrain.prompts import Unusable, prompt_of
 
-TRAINING_KINDS = ("rating", "demonstration", "preference")
 BATCH = 1000
 
 
@@ -36,7 +36,8 @@ class Answered:
     consent: bool
     withdrawn: bool
     """Whether the version that answered was aborted and has not come back."""
-    version: int
+    version: int | None
+    """None: an upstream answered, and the policy lets its answers be trained on."""
     session: str | None
     rater: str | None
     """Who asked."""

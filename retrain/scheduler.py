@@ -15,20 +15,18 @@ from typing import Any
 
 import asyncpg
 import structlog
-from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import models, review, runs
+from feedback import models, runs
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import WORKER_LOCK, Database
 from feedback.errors import Conflict
+from feedback.fresh import fresh_feedback
 from feedback.models import Model
 from feedback.settings import FeedbackSettings
-from feedback.tables import completions, feedback
 from retrain.duties import watching
 from retrain.forgetting import carry_out_erasures, keep_no_longer
-from retrain.opinions import TRAINING_KINDS
 from retrain.plan import file_for_review, make_plan, queue
 from retrain.requests import answer_requests
 from retrain.settings import RetrainSettings
@@ -181,23 +179,3 @@ class Trigger:
         with suppress(Conflict):
             run = await queue(connection, plan, by=AUTOMATIC_ACTOR)
             log.info("run queued", run_id=run.run_id, model=model.model, fresh_feedback=fresh)
-
-
-async def fresh_feedback(connection: AsyncConnection, model: Model, since: datetime | None) -> int:
-    """Effective ratings, demonstrations and preferences that arrived after `since`, and reviewers' decisions."""
-    query = (
-        select(func.count())
-        .select_from(feedback)
-        .join(completions, completions.c.completion_id == feedback.c.completion_id)
-        .where(
-            completions.c.project == model.project,
-            completions.c.model == model.model,
-            feedback.c.project == model.project,
-            feedback.c.effective,
-            feedback.c.kind.in_(TRAINING_KINDS),
-        )
-    )
-    if since is not None:
-        query = query.where(feedback.c.received_at > since)
-    decided = await review.decided_since(connection, model.project, model.model, since)
-    return decided + int(await connection.scalar(query) or 0)

@@ -3,22 +3,21 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, engines, runs
 from feedback.adapters import Adapter
 from feedback.database import WORKER_LOCK
 from feedback.engines import Engine
+from feedback.fresh import fresh_feedback
 from feedback.models import Model
 from feedback.runs import Run
-from feedback.tables import completions, feedback
 from monitoring.console.kept import Kept
 from monitoring.console.view import span
 
 STALE_SECONDS = 60.0
 """Gateways look at their engines every few seconds; after this long, none does."""
-TRAINING_KINDS = ("rating", "demonstration", "preference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +107,6 @@ async def next_run(connection: AsyncConnection, model: Model, kept: Kept) -> Nex
     if reasons:
         return NextRun(f"Not yet: it waits for {' and for '.join(reasons)}.", fresh, needed, None)
     return NextRun("Due: the worker plans it at its next look.", fresh, needed, None)
-
-
-async def fresh_feedback(connection: AsyncConnection, model: Model, since: datetime | None) -> int:
-    """What may be trained on and arrived after `since`."""
-    query = (
-        select(func.count())
-        .select_from(feedback.join(completions, completions.c.completion_id == feedback.c.completion_id))
-        .where(
-            completions.c.project == model.project,
-            completions.c.model == model.model,
-            feedback.c.project == model.project,
-            feedback.c.effective,
-            feedback.c.kind.in_(TRAINING_KINDS),
-        )
-    )
-    if since is not None:
-        query = query.where(feedback.c.received_at > since)
-    return int(await connection.scalar(query) or 0)
 
 
 def waiting(versions: list[Adapter]) -> list[Adapter]:

@@ -7,7 +7,8 @@ import pytest
 
 from feedback import models, review, runs
 from feedback.database import Database
-from retrain.scheduler import Trigger, fresh_feedback, leadership, work
+from feedback.fresh import fresh_feedback
+from retrain.scheduler import Trigger, leadership, work
 from retrain.settings import RetrainSettings
 from tests.builders import PROJECT, a_rated_completion
 from tests.retrain.record import MODEL, small_policy, teach
