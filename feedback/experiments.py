@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, models
+from feedback import adapters, audit, looks, models
 from feedback.adapters import Adapter
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
@@ -145,6 +145,7 @@ async def store_verdict(connection: AsyncConnection, experiment: Experiment, ver
         .where(experiments.c.experiment_id == experiment.experiment_id)
         .values(verdict=verdict)
     )
+    await looks.keep(connection, experiment, verdict)
 
 
 async def get(connection: AsyncConnection, project: str, experiment_id: str) -> Experiment:

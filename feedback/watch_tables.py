@@ -42,6 +42,22 @@ rollouts = Table(
     comment="Where the rollout of each split stands. No row: it was never paused or looked at.",
 )
 
+verdict_looks = Table(
+    "verdict_looks",
+    metadata,
+    Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True, comment="The newest look of each minute is kept."),
+    Column("step", Integer, nullable=False),
+    Column("share", Double, nullable=False, comment="The candidate's share of units."),
+    Column("state", Text, nullable=False),
+    Column("difference", Double, comment="Net approval, candidate less champion; NULL: too early."),
+    Column("low", Double),
+    Column("high", Double),
+    Column("units", Integer, nullable=False, comment="Units of both arms."),
+    Column("rated_units", Integer, nullable=False),
+    comment="The verdicts of each split over time: what a worker saw when it looked.",
+)
+
 champion_watches = Table(
     "champion_watches",
     metadata,

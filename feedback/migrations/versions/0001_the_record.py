@@ -1011,6 +1011,34 @@ def _create_watching() -> None:
         comment="Where the rollout of each split stands. No row: it was never paused or looked at.",
     )
     op.create_table(
+        "verdict_looks",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column(
+            "minute",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            comment="The newest look of each minute is kept.",
+        ),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("share", sa.Double(), nullable=False, comment="The candidate's share of units."),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column(
+            "difference",
+            sa.Double(),
+            nullable=True,
+            comment="Net approval, candidate less champion; NULL: too early.",
+        ),
+        sa.Column("low", sa.Double(), nullable=True),
+        sa.Column("high", sa.Double(), nullable=True),
+        sa.Column("units", sa.Integer(), nullable=False, comment="Units of both arms."),
+        sa.Column("rated_units", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.experiment_id"], name=op.f("fk_verdict_looks_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", "minute", name=op.f("pk_verdict_looks")),
+        comment="The verdicts of each split over time: what a worker saw when it looked.",
+    )
+    op.create_table(
         "champion_watches",
         sa.Column("adapter_id", sa.Text(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -1202,6 +1230,7 @@ def _drop_watching() -> None:
     op.drop_table("drift_reports")
     op.drop_table("removed_files")
     op.drop_table("champion_watches")
+    op.drop_table("verdict_looks")
     op.drop_table("rollouts")
 
 

@@ -1,0 +1,89 @@
+"""What a worker saw each time it looked at a split: the confidence sequence, kept as it was and not worked out again.
+
+One row a minute at most, the newest of it. A verdict is always valid, so whoever reads the rows later may stop at any.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import func, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from feedback.watch_tables import verdict_looks
+
+
+class Weighted(Protocol):
+    """One side of a split."""
+
+    @property
+    def weight(self) -> float:
+        """Its share of units."""
+
+
+class Split(Protocol):
+    """What is needed of an experiment."""
+
+    @property
+    def experiment_id(self) -> str:
+        """Which it is."""
+
+    @property
+    def step(self) -> int:
+        """Index into the rollout's steps."""
+
+    def arm(self, name: str, /) -> Weighted:
+        """The arm of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One verdict. `units` and `rated_units` are those of both arms; unknown numbers are None."""
+
+    minute: datetime
+    step: int
+    share: float
+    state: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    units: int
+    rated_units: int
+
+
+async def keep(
+    connection: AsyncConnection, split: Split, verdict: Mapping[str, Any], *, at: datetime | None = None
+) -> None:
+    """Keep a verdict as the newest look of its minute, which is now unless `at` says otherwise."""
+    arms = verdict.get("arms") or []
+    values = {
+        "step": split.step,
+        "share": split.arm("candidate").weight,
+        "state": verdict["state"],
+        "difference": verdict.get("difference"),
+        "low": verdict.get("low"),
+        "high": verdict.get("high"),
+        "units": sum(int(one["units"]) for one in arms),
+        "rated_units": sum(int(one["rated_units"]) for one in arms),
+    }
+    minute = func.date_trunc("minute", func.now() if at is None else at)
+    await connection.execute(
+        insert(verdict_looks)
+        .values(experiment_id=split.experiment_id, minute=minute, **values)
+        .on_conflict_do_update(index_elements=["experiment_id", "minute"], set_=values)
+    )
+
+
+async def of_split(connection: AsyncConnection, experiment_id: str, *, most: int = 60) -> list[Look]:
+    """At most `most` looks, spread evenly over the split's life, oldest first; the newest is always among them."""
+    query = text("""
+        WITH every AS (
+            SELECT *, row_number() OVER (ORDER BY minute DESC) - 1 AS age, count(*) OVER () AS looks
+            FROM verdict_looks WHERE experiment_id = :experiment_id
+        )
+        SELECT minute, step, share, state, difference, low, high, units, rated_units
+        FROM every WHERE age % greatest(1, ceil(looks :: float8 / :most) :: bigint) = 0 ORDER BY minute""")
+    found = await connection.execute(query, {"experiment_id": experiment_id, "most": most})
+    return [Look(**row._mapping) for row in found]
