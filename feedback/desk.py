@@ -308,7 +308,7 @@ class Desk:
         except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError) as error:
             if not is_outage(error):
                 raise
-            raise _away() from error
+            raise away() from error
 
     async def _spool(self, records: Sequence[Spooled]) -> None:
         await self._keep([one.to_json() for one in records])
@@ -372,7 +372,8 @@ def _status(row: Mapping[str, Any]) -> str:
     return "stored" if row["effective"] else "replaced"
 
 
-def _away() -> Refused:
+def away() -> Refused:
+    """503: what was asked for is in the record, and the database is away."""
     return Refused(
         "The database is away, and this can be answered from it only. Ask again when it is back.",
         status=503,

@@ -51,7 +51,8 @@ def verify(secret: bytes, token: str) -> TokenGrant:
         raise _not_ours(token) from error
     if not hmac.compare_digest(mac, _mac(secret, payload)):
         raise _not_ours(token)
-    completion_id, project, rater, expires = payload.decode().split("|")
+    # An id of another vendor's may hold the separator; what follows it cannot.
+    completion_id, project, rater, expires = payload.decode().rsplit("|", 3)
     if int(expires) < datetime.now(UTC).timestamp():
         raise Refused(
             f"The feedback token for {completion_id} has expired. "

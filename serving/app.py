@@ -10,16 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from feedback.aliases import alias_router
 from feedback.api import feedback_router
 from feedback.desk import Desk
 from feedback.door import FeedbackDoor
-from feedback.errors import HoneError, Refused
-from feedback.refusals import foreign_error
 from feedback.settings import FeedbackSettings
 from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
@@ -29,28 +25,21 @@ from serving.admin_datasets import admin_datasets_router
 from serving.admin_privacy import admin_privacy_router
 from serving.admin_runs import admin_runs_router
 from serving.admin_watch import admin_watch_router
+from serving.body_limit import BodyLimit
 from serving.endpoints import ENDPOINTS
-from serving.errors import ApiError, Headers
 from serving.exchange import AsgiRoute
 from serving.fast_lane import SWITCH, Relayed
 from serving.feedback_desk import open_desk
+from serving.files import PATH as UPLOADS
 from serving.files import TuningDeps, files_router
 from serving.fine_tuning import fine_tuning_router
 from serving.gateway import Gateway
 from serving.model_list import list_models, show_model
 from serving.operators import AdminDeps
-from serving.problems import describe, problem
+from serving.problems import add_error_handlers
 from serving.settings import ServingSettings
 from serving.stored import stored_router
 from serving.web import web_router
-
-ERROR_TYPES = {
-    403: "permission_error",
-    404: "not_found_error",
-    409: "conflict_error",
-    429: "rate_limit_error",
-    503: "server_error",
-}
 
 
 def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
@@ -69,6 +58,7 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     for path in ENDPOINTS:
         relayed = AsgiRoute(lambda: app.state.gateway.relayed, settings.request_bytes_max)
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
+    app.add_middleware(BodyLimit, bounded={path.decode() for path in ENDPOINTS} | {UPLOADS})
     app.add_middleware(
         FeedbackDoor,
         origins=lambda: {
@@ -90,7 +80,7 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     app.include_router(web_router())
     _add_models(app)
     _add_operations(app)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
@@ -140,50 +130,3 @@ def _add_operations(app: FastAPI) -> None:
     @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
     async def metrics(request: Request) -> Response:
         return Response(render(_gateway(request).metrics), media_type=CONTENT_TYPE)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return _answer_error(request, error)
-
-    @app.exception_handler(HoneError)
-    async def hone_error(request: Request, error: HoneError) -> Response:
-        status, title = describe(error)
-        if isinstance(error, Refused):
-            return _answer_error(request, _as_api_error(error), title=title)
-        kind = ERROR_TYPES.get(status, "invalid_request_error")
-        return _answer_error(request, ApiError(status, str(error), type=kind), title=title)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"'{field or 'body'}' is {first.get('input')!r:.80}: {first['msg']}."
-        return _answer_error(request, ApiError(422, message, param=field or None))
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path}: {error.detail}."
-        kind = ERROR_TYPES.get(error.status_code, "invalid_request_error")
-        return _answer_error(request, ApiError(error.status_code, message, type=kind), title=error.detail)
-
-
-def _as_api_error(error: Refused) -> ApiError:
-    kind = ERROR_TYPES.get(error.status, "invalid_request_error")
-    after: Headers = [] if error.seconds is None else [(b"retry-after", b"%d" % error.seconds)]
-    headers = [(b"allow", b"POST"), *after] if error.status == 405 else after
-    return ApiError(error.status, str(error), type=kind, param=error.param, code=error.code, headers=headers)
-
-
-def _answer_error(request: Request, error: ApiError, *, title: str = "Refused") -> Response:
-    foreign = foreign_error(request.url.path, error.status, error.message, error.code)
-    if foreign is not None:
-        response = Response(foreign[1], foreign[0], media_type="application/json")
-    elif request.url.path.startswith("/admin"):
-        response = problem(error.status, title, error.message, instance=request.url.path)
-    else:
-        response = Response(error.body(), error.status, media_type="application/json")
-    for name, value in error.headers:
-        response.headers[name.decode()] = value.decode()
-    return response

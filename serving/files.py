@@ -24,6 +24,7 @@ from serving.auth import Caller
 from serving.errors import ApiError, bad_request
 from serving.problems import Forbidden
 
+PATH = "/v1/files"
 PURPOSE = "fine-tune"
 FORM_BYTES = 64 * 1024
 """Room for the form around the file."""
@@ -57,7 +58,7 @@ def files_router(deps: Callable[[Request], TuningDeps]) -> APIRouter:
     """The routes under `/v1/files`."""
     router = APIRouter(tags=["fine-tuning"])
 
-    @router.post("/v1/files", summary="Upload a file to fine-tune on")
+    @router.post(PATH, summary="Upload a file to fine-tune on")
     async def upload(request: Request) -> dict[str, Any]:
         found = deps(request)
         caller = found.trainer(request)

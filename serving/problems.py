@@ -1,9 +1,24 @@
-"""Errors on `/admin`: RFC 9457 problem details, one sentence with the value, what was expected and what to do."""
+"""Errors of the ordinary routes: one sentence with the value, what was expected and what to do.
 
+OpenAI's shape on `/v1`, RFC 9457 problem details on `/admin`, another product's own where its clients send feedback.
+While the database is away that is what is said; a mistake of ours is a 500 in the same shape, and its traceback is in
+the log.
+"""
+
+from typing import Any
+
+import asyncpg
 import orjson
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
 
+from feedback.desk import away, is_outage
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound, Refused
+from feedback.refusals import ERROR_TYPES, foreign_error
+from serving.errors import ApiError, Headers, engine_failed
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: tuple[tuple[type[HoneError], int, str], ...] = (
@@ -12,6 +27,7 @@ STATUS: tuple[tuple[type[HoneError], int, str], ...] = (
     (Conflict, 409, "Conflict"),
     (HoneError, 400, "Bad request"),
 )
+OF_THE_DATABASE = (ConnectionError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError)
 
 
 class Forbidden(HoneError):
@@ -27,14 +43,91 @@ def describe(error: HoneError) -> tuple[int, str]:
     return next((status, title) for kind, status, title in STATUS if isinstance(error, kind))
 
 
-def problem(status: int, title: str, detail: str, *, instance: str) -> Response:
-    """One problem as a response."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": instance}
-    return Response(orjson.dumps(body), status, media_type=MEDIA_TYPE)
+def refusal(path: str, error: ApiError, *, title: str = "Refused") -> Response:
+    """An error as `path` says it."""
+    foreign = foreign_error(path, error.status, error.message, error.code)
+    if foreign is not None:
+        response = Response(foreign[1], foreign[0], media_type="application/json")
+    elif path.startswith("/admin"):
+        problem = {"type": "about:blank", "title": title, "status": error.status, "detail": error.message}
+        response = Response(orjson.dumps({**problem, "instance": path}), error.status, media_type=MEDIA_TYPE)
+    else:
+        response = Response(error.body(), error.status, media_type="application/json")
+    for name, value in error.headers:
+        response.headers[name.decode()] = value.decode()
+    return response
 
 
-async def answer_problem(request: Request, error: Exception) -> Response:
-    """The exception handler for `HoneError` under `/admin`."""
-    assert isinstance(error, HoneError)
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer whatever a route raises."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return refusal(request.url.path, error)
+
+    @app.exception_handler(HoneError)
+    async def hone_error(request: Request, error: HoneError) -> Response:
+        return _refused(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return refusal(request.url.path, _unexpected(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return refusal(request.url.path, _no_such_route(request, error), title=error.detail)
+
+    async def outage(request: Request, error: Exception) -> Response:
+        if not is_outage(error):
+            raise error
+        return _refused(request, away())
+
+    for kind in OF_THE_DATABASE:
+        app.add_exception_handler(kind, outage)
+
+    @app.exception_handler(Exception)
+    async def mistake(request: Request, error: Exception) -> Response:
+        failed = engine_failed("The gateway failed; its log says why.", code="internal_error", status=500)
+        return refusal(request.url.path, failed, title="Internal error")
+
+
+def _refused(request: Request, error: HoneError) -> Response:
     status, title = describe(error)
-    return problem(status, title, str(error), instance=request.url.path)
+    kind = ERROR_TYPES.get(status, "invalid_request_error")
+    if not isinstance(error, Refused):
+        return refusal(request.url.path, ApiError(status, str(error), type=kind), title=title)
+    after: Headers = [] if error.seconds is None else [(b"retry-after", b"%d" % error.seconds)]
+    headers = [(b"allow", b"POST"), *after] if status == 405 else after
+    said = ApiError(status, str(error), type=kind, param=error.param, code=error.code, headers=headers)
+    return refusal(request.url.path, said, title=title)
+
+
+def _unexpected(error: RequestValidationError) -> ApiError:
+    first: dict[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "")
+        return ApiError(
+            422, f"The body is not JSON ({reason}, at character {first['loc'][-1]}). Send one JSON object."
+        )
+    field = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "missing" and not field:
+        return ApiError(
+            422, "The request has no body. Send one JSON object, with content-type: application/json."
+        )
+    message = f"'{field or 'body'}' is {first.get('input')!r:.80}: {first['msg']}."
+    return ApiError(422, message, param=field or None)
+
+
+def _no_such_route(request: Request, error: HTTPException) -> ApiError:
+    path, allowed = request.url.path, (error.headers or {}).get("Allow")
+    kind = ERROR_TYPES.get(error.status_code, "invalid_request_error")
+    if error.status_code == 405 and allowed:
+        message = f"{path} takes {allowed}, not {request.method}."
+        return ApiError(405, message, type=kind, headers=[(b"allow", allowed.encode())])
+    message = f"There is nothing at {request.method} {path}: {error.detail}."
+    if error.status_code == 404:
+        message = (
+            f"There is nothing at {request.method} {path}. Clients send requests to /v1, operators to /admin/v1, "
+            "and people chat at /chat."
+        )
+    return ApiError(error.status_code, message, type=kind)

@@ -11,7 +11,7 @@ from feedback.tokens import check_use, shown, sign, verify
 
 SECRET, OTHER = b"s" * 32, b"o" * 32
 SOON = int(datetime.now(UTC).timestamp()) + 3600
-IDS = st.from_regex(r"(chatcmpl|cmpl|resp)-[0-9a-f]{32}", fullmatch=True)
+IDS = st.from_regex(r"(chatcmpl|cmpl|resp)-[0-9a-f]{32}", fullmatch=True) | st.sampled_from(("a|b", "|", "é"))
 PROJECTS = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
 RATERS = st.none() | st.from_regex(r"rater-[0-9a-f]{24}", fullmatch=True)
 

@@ -1,0 +1,49 @@
+"""Bound the bodies of ordinary routes, before anybody has shown a key.
+
+FastAPI reads a body to its end, and parses it, before a route can ask who sends it: without a bound, whoever reaches
+the port fills the gateway's memory, and everybody's answers wait for the parser. Routes with a limit of their own (the
+relayed ones and uploads; feedback has passed its door) are left to it.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from serving.errors import ApiError, too_large
+from serving.exchange import Message, Receive, Send, read_body
+from serving.problems import refusal
+
+BYTES_MAX = 1024 * 1024
+"""Longest body of an ordinary route: a policy, a decision, a question with its answer."""
+
+Scope = MutableMapping[str, Any]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BodyLimit:
+    """Reads at most `BYTES_MAX` of a body for `app`; `bounded` are the paths that see to it themselves."""
+
+    def __init__(self, app: Application, bounded: Collection[str]) -> None:
+        self.app = app
+        self._bounded = bounded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with a body that is here and short enough, or answer 413."""
+        if scope["type"] != "http" or scope["path"] in self._bounded:
+            await self.app(scope, receive, send)
+            return
+        said = dict(scope["headers"]).get(b"content-length", b"")
+        try:
+            if said.isdigit() and int(said) > BYTES_MAX:
+                raise too_large(int(said), BYTES_MAX)
+            body = await read_body(receive, BYTES_MAX)
+        except ApiError as error:
+            sentence = f"The body is longer than {BYTES_MAX} bytes, the most that is read here. Shorten it."
+            answer = refusal(scope["path"], ApiError(error.status, sentence, code=error.code))
+            await answer(scope, receive, send)
+            return
+        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        await self.app(scope, again, send)

@@ -1,0 +1,86 @@
+"""What every ordinary route promises: bounded bodies, and an answer in the shape of its path whatever goes wrong."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from feedback.database import Database
+from serving.body_limit import BYTES_MAX
+from tests.fakes import fake_engine
+from tests.serving.running import Running, running_gateway
+
+
+@pytest.fixture
+async def running(database: Database, database_url: str, state_dir: Path) -> AsyncIterator[Running]:
+    async with fake_engine() as engine, running_gateway(database, database_url, state_dir, engine.url) as one:
+        yield one
+
+
+@pytest.mark.parametrize("length_is_said", [True, False], ids=["said", "chunked"])
+@pytest.mark.parametrize(
+    "path", ["/admin/v1/models", "/v1/fine_tuning/jobs", "/v1/chat/completions/chatcmpl-1"]
+)
+async def test_nobody_fills_the_memory_through_an_ordinary_route(
+    running: Running, path: str, length_is_said: bool
+) -> None:
+    piece = b" " * (256 * 1024)
+    pieces = [piece] * (BYTES_MAX // len(piece) + 1)
+
+    async def in_pieces() -> AsyncIterator[bytes]:
+        for one in pieces:
+            yield one
+
+    content = b"".join(pieces) if length_is_said else in_pieces()
+    answer = await running.client.post(path, content=content, headers={"authorization": ""})
+    assert answer.status_code == 413, answer.text
+    assert f"longer than {BYTES_MAX} bytes" in answer.text
+
+
+async def test_a_body_that_fits_is_read_as_before(running: Running) -> None:
+    body = {"model": "second", "base_model": "tiny", "policy": {}}
+    made = await running.client.post("/admin/v1/models", json=body)
+    assert made.status_code == 201, made.text
+
+
+async def test_a_body_that_is_no_json_is_told_so(running: Running) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await running.client.post("/admin/v1/models", content=b'{"model": ', headers=headers)
+    assert answer.json()["detail"].startswith("The body is not JSON (")
+    nothing = await running.client.post("/admin/v1/models")
+    assert nothing.json()["detail"].startswith("The request has no body.")
+
+
+async def test_a_path_that_does_not_exist_says_where_things_are(running: Running) -> None:
+    answer = await running.client.get("/v2/chat")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].startswith("There is nothing at GET /v2/chat. ")
+    wrong = await running.client.put("/v1/models")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+    assert wrong.json()["error"]["message"] == "/v1/models takes GET, not PUT."
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/v1/models"])
+async def test_what_only_the_record_knows_is_a_503_while_the_database_is_away(
+    running: Running, path: str
+) -> None:
+    there = running.gateway.database.engine
+    running.gateway.database.engine = Database("postgresql://nobody@127.0.0.1:9/none").engine
+    try:
+        answer = await running.client.get(path)
+    finally:
+        running.gateway.database.engine = there
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    said = answer.json()
+    assert (said["detail"] if path.startswith("/admin") else said["error"]["message"]).startswith(
+        "The database is away"
+    )
+
+
+async def test_a_mistake_of_ours_has_the_shape_of_its_path(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.app.list_models", lambda *_: 1 / 0)
+    answer = await running.client.get("/v1/models")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
