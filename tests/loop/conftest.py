@@ -1,7 +1,10 @@
 """Fixtures of the acceptance tests: a tiny real model, two adapters that answer differently, a whole service."""
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,13 @@ from feedback.files import files_hash
 from tests.builders import PASSED, PROJECT
 from tests.loop.service import Service, running_service
 from tests.tiny_model import build_adapter, build_tiny_model
+
+BUILD = """
+import sys
+from pathlib import Path
+from deploy.demo.model import build_demo_model
+build_demo_model(Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +44,23 @@ def tiny_service(tiny_base: Path, request: pytest.FixtureRequest) -> Iterator[Se
             yield service
             if request.session.testsfailed:
                 print(service.log())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shop_model() -> Iterator[Path]:
+    """The demonstration model, built once from nothing in a process of its own; `SHOP_MODEL` names one built before."""
+    directory = Path(tempfile.mkdtemp(prefix="hone-demo-"))
+    # As root, the database runs as another user, who must be able to pass through.
+    directory.chmod(0o755)
+    try:
+        if built := os.environ.get("SHOP_MODEL"):
+            shutil.copytree(built, directory / "model")
+        else:
+            command = [sys.executable, "-c", BUILD, str(directory / "model")]
+            subprocess.run(command, check=True, timeout=1200)
+        yield directory / "model"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

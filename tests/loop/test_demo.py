@@ -1,10 +1,6 @@
 """`hone demo` on the real model: the loop closes, the new answers are better, and rollback brings the old ones back."""
 
 import io
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,27 +17,13 @@ from tests.loop.service import Service, running_service
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-BUILD = """
-import sys
-from pathlib import Path
-from deploy.demo.model import build_demo_model
-build_demo_model(Path(sys.argv[1]))
-"""
-
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Service]:
-    """`hone up` on the demonstration model, built from nothing in a process of its own."""
-    directory = Path(tempfile.mkdtemp(prefix="hone-demo-"))
-    # As root, the database runs as another user, who must be able to pass through.
-    directory.chmod(0o755)
-    try:
-        subprocess.run([sys.executable, "-c", BUILD, str(directory / "model")], check=True, timeout=1200)
-        arguments = ("--model", str(directory / "model"))
-        with running_service(directory / "state", *arguments, HONE_TRIGGER_CHECK_SECONDS="2") as service:
-            yield service
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def shop(shop_model: Path) -> Iterator[Service]:
+    """`hone up` on the demonstration model."""
+    arguments = ("--model", str(shop_model))
+    with running_service(shop_model.parent / "demo", *arguments, HONE_TRIGGER_CHECK_SECONDS="2") as service:
+        yield service
 
 
 async def test_the_model_answers_phrasings_it_never_saw(shop: Service) -> None:
