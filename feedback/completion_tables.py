@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from feedback.table_parts import COMPLETION_STATUSES, metadata, moment, one_of
+from feedback.table_parts import COMPLETION_STATUSES, ERROR_CLASSES, metadata, moment, one_of
 
 
 def _day() -> "tuple[Column[date], CheckConstraint]":
@@ -57,11 +57,16 @@ completions = Table(
     *_day(),
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("adapter_id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
+    Column("adapter_id", Text, comment="NULL: an upstream answered."),
+    Column("version", Integer, comment="NULL: an upstream answered."),
+    Column("fallback_for", Integer, comment="The version that should have answered, where another one did."),
+    Column("upstream", Text, comment="What the upstream that answered calls its model."),
     Column("experiment_id", Text),
     Column("arm", Text),
     Column("propensity", Double, comment="Probability with which the unit got this arm."),
+    Column(
+        "allocation", Integer, comment="Which allocation drew the arm; NULL: the experiment has only one."
+    ),
     Column("policy_version", Text, comment="Hash of the model's policy that was in force."),
     Column(
         "unit", Text, nullable=False, comment="What assignment was sticky to: rater, session or completion."
@@ -74,6 +79,7 @@ completions = Table(
     Column("consent", Boolean, nullable=False, comment="May be trained on."),
     Column("status", Text, nullable=False),
     Column("error", Text),
+    Column("error_class", Text, comment="Whose failure it was; NULL where there was none."),
     Column("finish_reason", Text),
     Column(
         "refused",
@@ -90,9 +96,18 @@ completions = Table(
     moment("created_at"),
     moment("recorded_at"),
     one_of("status", COMPLETION_STATUSES),
+    one_of("error_class", ERROR_CLASSES),
+    CheckConstraint("(status = 'ok') = (error_class IS NULL)", name="error_has_class"),
+    CheckConstraint(
+        "(upstream IS NULL) = (version IS NOT NULL) AND (upstream IS NULL) = (adapter_id IS NOT NULL)",
+        name="who_answered",
+    ),
     Index("ix_completions_project_model_created_at", "project", "model", "created_at"),
     Index(
-        "ix_completions_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")
+        "ix_completions_experiment_id",
+        "experiment_id",
+        "unit",
+        postgresql_where=text("experiment_id IS NOT NULL"),
     ),
     Index("ix_completions_rater", "rater", postgresql_where=text("rater IS NOT NULL")),
     Index("ix_completions_session", "session", postgresql_where=text("session IS NOT NULL")),

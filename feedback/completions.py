@@ -36,8 +36,8 @@ class Completion:
     completion_id: str
     project: str
     model: str
-    adapter_id: str
-    version: int
+    adapter_id: str | None
+    version: int | None
     experiment_id: str | None
     arm: str | None
     propensity: float | None
@@ -64,6 +64,10 @@ class Completion:
     duration_seconds: float
     created_at: datetime
     policy_version: str | None = None
+    allocation: int | None = None
+    error_class: str | None = None
+    fallback_for: int | None = None
+    upstream: str | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Completion))
@@ -79,6 +83,10 @@ DECLINES = (
 )
 """First words of an answer that declines, as PostgreSQL reads patterns; a quotation further on does not count."""
 _REFUSED = "coalesce(finish_reason = 'content_filter', false) OR coalesce(output_text ~* :declines, false)"
+_ERROR_CLASS = "CASE WHEN status <> 'ok' THEN coalesce(error_class, 'unknown') END"
+
+UPSTREAM = "upstream"
+"""What stands where a version's number would, when no version of ours answered: `support@upstream`."""
 
 EPOCH = date(1970, 1, 1)
 UUID7 = re.compile(r"-(0[0-9a-f]{11})7[0-9a-f]{19}\Z")
@@ -104,6 +112,7 @@ def _insert() -> str:
     }
     arriving = ", ".join(f"{name} {types[name]}" for name in COLUMNS)
     kept = ", ".join(name for name in (*COLUMNS, "day") if name in completions.c)
+    values = kept.replace("error_class", _ERROR_CLASS)
     said = ", ".join(("completion_id", "day", *TEXT_COLUMNS, *TOKEN_COLUMNS))
     redacted = ", ".join((*TEXT_COLUMNS, "found"))
     copied = ", ".join(f"{name} {types[name]}" for name in (*TEXT_COLUMNS, "found"))
@@ -127,7 +136,7 @@ def _insert() -> str:
             FROM arriving, json_to_record(arriving.redacted) AS copied ({copied})
             WHERE arriving.redacted IS NOT NULL {once}
         ), kept AS (
-            INSERT INTO completions ({kept}, refused) SELECT {kept}, {_REFUSED} FROM arriving {once} RETURNING 1
+            INSERT INTO completions ({kept}, refused) SELECT {values}, {_REFUSED} FROM arriving {once} RETURNING 1
         )
         SELECT count(*) FROM kept"""
 
@@ -216,6 +225,12 @@ async def get(connection: AsyncConnection, project: str, completion_id: str) -> 
     if row is None:
         raise NotFound(f"Project '{project}' has no completion '{completion_id}'.")
     return plain(row._mapping)
+
+
+def answered_by(row: Mapping[str, Any]) -> str:
+    """The name of what answered a completion: `support@7`, or `support@upstream`."""
+    version = row["version"]
+    return f"{row['model']}@{UPSTREAM if version is None else version}"
 
 
 def plain(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, delete, func, lit
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import runs, tombstones
+from feedback import exposure_sums, runs, tombstones
 from feedback.completions import day_of
 from feedback.review_tables import dataset_exclusions, reviews
 from feedback.runs import UNFINISHED
@@ -137,6 +137,7 @@ async def erase(connection: AsyncConnection, erasure_id: str, found: Found, *, b
         deleted = await connection.execute(delete(table).where(condition))
         name = str(table.name)
         counts[name] = counts.get(name, 0) + deleted.rowcount
+    await exposure_sums.forget(connection, [*found.names, *found.sessions])
     trained = tuple(sorted({dataset for dataset, split in lost if split == "train"}))
     run_ids = await _end_runs(connection, found.project, sorted({dataset for dataset, _ in lost}), by=by)
     return Erased({name: count for name, count in counts.items() if count}, trained, run_ids)

@@ -1,10 +1,12 @@
 """What each unit met and said, summed by the database: of a split, or of a model's versions in a stretch of time.
 
+This sums anew what it is asked for; `feedback.exposure_sums` keeps the sums of a running split as they grow.
+
 Exposures are completions: each carries the unit, the arm, the probability with which it got that arm, and the version
 of the policy under which it did. Only what monitoring.outcomes.UnitOutcome needs leaves the database, one row a unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,11 +20,12 @@ from feedback.metrics import NET_VOTES, FeedbackPolicy, rules_document
 
 @dataclass(frozen=True, slots=True)
 class UnitCounts:
-    """What one unit met and said in one arm, while it had one propensity of that arm.
+    """What one unit met and said in one arm, while it had one propensity of that arm in one allocation (0: the only).
 
     `requests`, `ups`, `downs` count completions older than the maturation window; all else counts every one. A
-    completion is one up or one down, whichever it has more of, and bad when it failed or is down. The logarithms are
-    natural, of seconds and of tokens, summed over as many completions as the column before them says.
+    completion is one up or one down, whichever it has more of, and bad when it failed or is down. Only what a version
+    may be blamed for is a failure: no caller's error, and none of the infrastructure. The logarithms are natural, of
+    seconds and of tokens, summed over as many completions as the column before them says.
     """
 
     unit: str
@@ -46,6 +49,12 @@ class UnitCounts:
     log_later_token_seconds: float
     answers: int
     log_answer_tokens: float
+    allocation: int = 0
+
+
+def _nano(value: str, condition: str) -> str:
+    # Whole numbers: their sum does not depend on the order, nor on what was added and taken away on the way.
+    return f"coalesce(sum(round(ln({value}) * 1e9)) FILTER (WHERE {condition}), 0)::bigint"
 
 
 # Votes are counted over the feedback of these completions only: a look must not read a whole project's.
@@ -60,12 +69,12 @@ _SUMS = f"""
     SELECT DISTINCT completion_id FROM heard WHERE kind = 'signal' AND name = 'regenerate' AND value = 'true'
 ), judged AS (
     SELECT met.*, coalesce(net, 0) AS net, again.completion_id IS NOT NULL AS regenerated,
-           status = 'error' AS failed,
+           status = 'error' AND error_class IN ('model', 'unknown') AS failed,
            created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
            status = 'ok' AND output_tokens > 0 AS whole
     FROM met LEFT JOIN voted USING (completion_id) LEFT JOIN again USING (completion_id)
 )
-SELECT unit, arm, propensity,
+SELECT KEYS,
        count(*) FILTER (WHERE ripe) AS requests,
        count(*) FILTER (WHERE ripe AND net > 0) AS ups,
        count(*) FILTER (WHERE ripe AND net < 0) AS downs,
@@ -79,36 +88,52 @@ SELECT unit, arm, propensity,
        count(*) FILTER (WHERE refused) AS refused,
        count(*) FILTER (WHERE regenerated) AS regenerated,
        count(*) FILTER (WHERE time_to_first_token_seconds > 0) AS first_tokens,
-       coalesce(sum(ln(time_to_first_token_seconds)) FILTER (WHERE time_to_first_token_seconds > 0), 0)
-           AS log_first_token_seconds,
+       {_nano("time_to_first_token_seconds", "time_to_first_token_seconds > 0")} AS log_first_token_nano,
        count(*) FILTER (WHERE time_per_output_token_seconds > 0) AS later_tokens,
-       coalesce(sum(ln(time_per_output_token_seconds)) FILTER (WHERE time_per_output_token_seconds > 0), 0)
-           AS log_later_token_seconds,
+       {_nano("time_per_output_token_seconds", "time_per_output_token_seconds > 0")} AS log_later_token_nano,
        count(*) FILTER (WHERE whole) AS answers,
-       coalesce(sum(ln(output_tokens::double precision)) FILTER (WHERE whole), 0) AS log_answer_tokens
-FROM judged GROUP BY unit, arm, propensity
+       {_nano("output_tokens::double precision", "whole")} AS log_answer_tokens_nano,
+       min(created_at) FILTER (WHERE NOT ripe) + make_interval(secs => :maturation_seconds) AS ripens_at
+FROM judged GROUP BY KEYS
 """
 
 _COLUMNS = """
-SELECT completion_id, unit, created_at, status, output_tokens, time_to_first_token_seconds,
-       time_per_output_token_seconds, refused
+SELECT completion_id, completions.day AS day, completions.unit AS unit, created_at, status, error_class,
+       output_tokens, time_to_first_token_seconds, time_per_output_token_seconds, refused
 """
+
+_OF_ARMS = f"{_COLUMNS}, arm, propensity, coalesce(allocation, 0) AS allocation FROM completions"
+_KEYS = "unit, arm, propensity, allocation"
 
 _OF_SPLIT = f"""
 WITH met AS (
-    {_COLUMNS}, arm, propensity
-    FROM completions WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
-){_SUMS}"""
+    {_OF_ARMS} WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+){_SUMS}""".replace("KEYS", _KEYS)
+
+OF_EACH_DAY = f"""
+WITH met AS (
+    {_OF_ARMS} WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+){_SUMS}""".replace("KEYS", f"{_KEYS}, day")
+"""Sums of a whole split, by day."""
+
+OF_CHANGED_DAYS = f"""
+WITH changed AS MATERIALIZED (
+    SELECT DISTINCT * FROM unnest(CAST(:units AS text[]), CAST(:days AS date[])) AS changed (unit, day)
+), met AS (
+    {_OF_ARMS} JOIN changed ON changed.unit = completions.unit AND changed.day = completions.day
+    WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
+){_SUMS}""".replace("KEYS", f"{_KEYS}, day")
+"""The same of some units' days."""
 
 _OF_VERSIONS = f"""
 WITH met AS (
     {_COLUMNS}, CASE WHEN created_at < :since THEN '{CHAMPION_ARM}' ELSE '{CANDIDATE_ARM}' END AS arm,
-    0.5 :: double precision AS propensity
+    0.5 :: double precision AS propensity, 0 AS allocation
     FROM completions
-    WHERE project = :project AND model = :model AND arm IS DISTINCT FROM '{CANDIDATE_ARM}'
+    WHERE project = :project AND model = :model AND (arm IS NULL OR arm = '{CHAMPION_ARM}')
       AND ((adapter_id = ANY(:before) AND created_at >= :from_ AND created_at < :since)
            OR (adapter_id = :now AND created_at >= :since))
-){_SUMS}"""
+){_SUMS}""".replace("KEYS", _KEYS)
 
 
 async def unit_counts(
@@ -128,7 +153,7 @@ async def unit_counts(
         {
             "project": experiment.project,
             "experiment_id": experiment.experiment_id,
-            "rules": _rules(votes),
+            "rules": rules_of(votes),
             "maturation_seconds": maturation_seconds,
         },
     )
@@ -161,7 +186,7 @@ async def around(
             "before": list(before),
             "from_": from_,
             "since": since,
-            "rules": _rules(votes),
+            "rules": rules_of(votes),
             "maturation_seconds": maturation_seconds,
         },
     )
@@ -191,15 +216,31 @@ async def each(
     values = {
         "project": experiment.project,
         "experiment_id": experiment.experiment_id,
-        "rules": _rules(votes),
+        "rules": rules_of(votes),
         "key": segment_key,
     }
     return [dict(row._mapping) for row in await connection.execute(text(_EACH), values)]
 
 
 async def _counts(connection: AsyncConnection, statement: str, values: dict[str, Any]) -> list[UnitCounts]:
-    return [UnitCounts(**row._mapping) for row in await connection.execute(text(statement), values)]
+    return [counts_of(row._mapping) for row in await connection.execute(text(statement), values)]
 
 
-def _rules(votes: FeedbackPolicy | None) -> str:
+_NANO = (
+    ("log_first_token_seconds", "log_first_token_nano"),
+    ("log_later_token_seconds", "log_later_token_nano"),
+    ("log_answer_tokens", "log_answer_tokens_nano"),
+)
+
+
+def counts_of(row: Mapping[Any, Any]) -> UnitCounts:
+    """A row of sums as they leave the database."""
+    values = {name: value for name, value in row.items() if name not in ("ripens_at", "day")}
+    for name, nano in _NANO:
+        values[name] = values.pop(nano) / 1e9
+    return UnitCounts(**values)
+
+
+def rules_of(votes: FeedbackPolicy | None) -> str:
+    """What counts as up and down, as the statements take it."""
     return rules_document((votes or FeedbackPolicy()).rules())

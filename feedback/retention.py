@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import audit
+from feedback import audit, exposure_sums
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import Database
 from feedback.settings import FeedbackSettings
@@ -141,6 +141,8 @@ async def _drop(database: Database, part: Part) -> str | None:
         async with database.begin() as connection:
             await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await connection.execute(text(f"DROP TABLE {part.partition}"))
+            if part.table == "completions":
+                await exposure_sums.distrust(connection)
             detail = {"table": part.table, "rows_estimated": part.rows, "bytes": part.bytes}
             await _audit(connection, "retention.drop", part.partition, detail)
     except DBAPIError as error:

@@ -17,9 +17,12 @@ ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "ret
 RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 RUN_PHASES = ("training", "publishing", "evaluating", "done")
 METHODS = ("sft", "dpo", "kto")
+SEQUENCES = ("sft+dpo", "sft+kto")
+"""Methods that a run may use one after the other."""
 SPLITS = ("train", "held_out", "time_forward", "golden")
 FEEDBACK_KINDS = ("rating", "comment", "demonstration", "preference", "signal")
 COMPLETION_STATUSES = ("ok", "error", "aborted")
+ERROR_CLASSES = ("caller", "model", "infrastructure", "unknown")
 ENGINE_ADAPTER_STATES = ("loaded", "ready", "failed")
 EXPERIMENT_STATUSES = ("running", "ended")
 

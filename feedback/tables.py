@@ -37,6 +37,7 @@ from feedback.table_parts import METHODS as METHODS
 from feedback.table_parts import ROLES as ROLES
 from feedback.table_parts import RUN_PHASES as RUN_PHASES
 from feedback.table_parts import RUN_STATUSES as RUN_STATUSES
+from feedback.table_parts import SEQUENCES as SEQUENCES
 from feedback.table_parts import SPLITS as SPLITS
 from feedback.table_parts import metadata as metadata
 from feedback.table_parts import moment as moment
@@ -212,7 +213,7 @@ datasets = Table(
     ),
     moment("created_at"),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    one_of("method", METHODS),
+    one_of("method", (*METHODS, *SEQUENCES)),
     comment="Frozen training and held-out rows of one run.",
 )
 
@@ -259,7 +260,7 @@ runs = Table(
     moment("started_at", required=False),
     moment("finished_at", required=False),
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
-    one_of("method", METHODS),
+    one_of("method", (*METHODS, *SEQUENCES)),
     one_of("status", RUN_STATUSES),
     one_of("phase", RUN_PHASES),
     comment="Training runs: a frozen recipe on a frozen dataset.",
@@ -354,6 +355,7 @@ audit = Table(
 
 # Registers its tables in `metadata`; it needs what stands above.
 from feedback import evaluation_tables as evaluation_tables  # noqa: E402
+from feedback import exposure_tables as exposure_tables  # noqa: E402
 from feedback import import_tables as import_tables  # noqa: E402
 from feedback import privacy_tables as privacy_tables  # noqa: E402
 from feedback import review_tables as review_tables  # noqa: E402

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from monitoring.evidence import Column
-from monitoring.guardrails import COUNTED, MEASURED, Measured, exposed
-from monitoring.outcomes import Outcomes, UnitOutcome
+from monitoring.guardrails import COUNTED, MEASURED, Measured
+from monitoring.outcomes import Column, Outcomes, UnitOutcome
 from monitoring.sequential import RatioSums, mixture_margin, mixture_rho_squared
+from monitoring.totals import EVENTS, RATIOS
 
 NOW, BEFORE = "candidate", "champion"
 State = Literal["insufficient_data", "well", "worse"]
@@ -24,7 +24,7 @@ State = Literal["insufficient_data", "well", "worse"]
 RATES: tuple[tuple[str, Column, str], ...] = (
     ("bad_answers", lambda arm: arm.bad, "failed or were voted down"),
     ("errors", lambda arm: arm.errors, "failed"),
-    *((one.name, one.happened, one.says) for one in COUNTED),
+    *((one.name, EVENTS[one.name], one.says) for one in COUNTED),
 )
 BUDGET = {"bad_answers": 0.4, "errors": 0.2}
 """How `alpha` is divided; the other tests share the rest evenly."""
@@ -92,16 +92,15 @@ def watch_champion(rows: Sequence[UnitOutcome], rules: WatchRules, *, name: str)
 def _rate(
     now: Outcomes, before: Outcomes, rules: WatchRules, test: str, happened: Column, says: str
 ) -> Finding:
-    sums = [RatioSums.of(arm.per_unit(happened(arm)), arm.per_unit(exposed(arm))) for arm in (now, before)]
+    sums = [RatioSums.of(arm.per_unit(happened(arm)), arm.per_unit(arm.exposed)) for arm in (now, before)]
     new, old = (float(one.ratio) for one in sums)
     worse = new - rules.ratio_max * old > _margin(sums[0], sums[1], rules, test, scale=rules.ratio_max)
     return Finding(test, worse, new, old, f"{new:.1%} of requests {says}, {old:.1%} before.")
 
 
 def _typical(now: Outcomes, before: Outcomes, rules: WatchRules, what: Measured) -> Finding:
-    sums = [
-        RatioSums.of(arm.per_unit(what.logs(arm)), arm.per_unit(what.count(arm))) for arm in (now, before)
-    ]
+    logs, count = RATIOS[what.name]
+    sums = [RatioSums.of(arm.per_unit(logs(arm)), arm.per_unit(count(arm))) for arm in (now, before)]
     if min(float(one.units) for one in sums) < rules.units_min:
         return Finding(what.name, False, None, None, f"{what.says} not measured often enough to tell.")
     distance = float(sums[0].ratio - sums[1].ratio)

@@ -1,19 +1,16 @@
 """The tests behind a verdict, as numbers: candidate against control, guardrails, sample ratio.
 
-Every function takes unit outcomes as columns and gives evidence; which evidence suffices, and the sentence about it, is
+Every function takes sums over units and gives evidence; which evidence suffices, and the sentence about it, is
 `monitoring.verdict`'s to say. Rows that were collected under different splits of the traffic are never pooled as if
 the split had been one: ratings are overlap-weighted, counted events are compared within each split.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from monitoring.outcomes import Outcomes
 from monitoring.sequential import (
     Floats,
     OddsPrior,
@@ -26,9 +23,7 @@ from monitoring.sequential import (
     harm_prior,
     share_log_bayes_factor,
 )
-
-Column: TypeAlias = Callable[[Outcomes], Floats]
-Mark: TypeAlias = Callable[[Outcomes], NDArray[np.bool_]]
+from monitoring.totals import PairSums, Totals
 
 BAD_ANSWERS_PRIOR = harm_prior(ratio=2.0, spread=0.25)
 """A worse candidate typically doubles bad answers."""
@@ -36,54 +31,6 @@ ERRORS_PRIOR = harm_prior(ratio=5.0, spread=1.0)
 """A broken candidate multiplies errors."""
 SAMPLE_RATIO_PRIOR = beta_prior(0.5, 100.0, one_sided=False)
 """A broken split is off by tens of per cent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Candidate and control side by side; `share` (groups,) is the candidate's part of the two arms' traffic."""
-
-    candidate: Outcomes
-    control: Outcomes
-    share: Floats
-
-    @classmethod
-    def of(cls, outcomes: Outcomes, *, candidate: str, control: str) -> Self:
-        """Take the two arms' rows out of an experiment of any number of arms."""
-        one, other = outcomes.arms.index(candidate), outcomes.arms.index(control)
-        both = outcomes.shares[:, one] + outcomes.shares[:, other]
-        return cls(
-            candidate=outcomes.only(outcomes.arm == one),
-            control=outcomes.only(outcomes.arm == other),
-            share=np.divide(outcomes.shares[:, one], both, out=np.zeros_like(both), where=both > 0),
-        )
-
-    def ratios(self, top: Column, below: Column) -> tuple[RatioSums, RatioSums]:
-        """Candidate's and control's sums for top / below, clustered by unit, rows weighted by the *other* arm's share.
-
-        These overlap weights (Li, Morgan, Zaslavsky, "Balancing covariates via propensity score weighting", 2018)
-        compare the arms within every split of the traffic and average the splits by how much each can tell. With one
-        split they cancel.
-        """
-        return (
-            _ratio(self.candidate, top, below, 1.0 - self.share[self.candidate.group]),
-            _ratio(self.control, top, below, self.share[self.control.group]),
-        )
-
-
-def _ratio(arm: Outcomes, top: Column, below: Column, weights: Floats) -> RatioSums:
-    return RatioSums.of(arm.per_unit(weights * top(arm)), arm.per_unit(weights * below(arm)))
-
-
-def _net(arm: Outcomes) -> Floats:
-    return arm.ups - arm.downs
-
-
-def _votes(arm: Outcomes) -> Floats:
-    return arm.ups + arm.downs
-
-
-def _requests(arm: Outcomes) -> Floats:
-    return arm.requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +54,7 @@ class Comparison:
     coverage_differs: bool
 
     @classmethod
-    def of(cls, pair: Pair, *, alpha: float, harm_alpha: float, tightest_at: float) -> Self:
+    def of(cls, pair: PairSums, *, alpha: float, harm_alpha: float, tightest_at: float) -> Self:
         """`alpha` is two-sided; `harm_alpha` one-sided, for the candidate being worse."""
 
         def margin(arms: tuple[RatioSums, RatioSums], level: float) -> float:
@@ -117,9 +64,7 @@ class Comparison:
             )
             return float(difference_margin(units, variances, alpha=level, tightest_at=tightest_at))
 
-        net = pair.ratios(_net, _requests)
-        rated = pair.ratios(_net, _votes)
-        votes = pair.ratios(_votes, _requests)
+        net, rated, votes = pair.ratios["net"], pair.ratios["rated"], pair.ratios["votes"]
         return cls(
             units=(int(net[0].units), int(net[1].units)),
             rated_units=(int(rated[0].units), int(rated[1].units)),
@@ -148,44 +93,37 @@ class Events:
     log_evidence: float
 
 
-def first_events(pair: Pair, happened: Mark, prior: OddsPrior, *, odds_limit: float = 1.0) -> Events:
+def first_events(pair: PairSums, mark: str, prior: OddsPrior, *, odds_limit: float = 1.0) -> Events:
     """Exact test on units to which something happened, each counted once, where it happened first.
 
     A unit draws its arm by its hash whatever will happen to it, so the arm of its first event is a coin with the logged
-    propensity: no sample size, independence of requests, or traffic curve is assumed.
+    propensity: no sample size, independence of requests, or traffic curve is assumed, and no reason why the share is
+    what it is. `mark` is one of `monitoring.totals.MARKS`.
     """
-    inside = pair.candidate.per_group(floats(happened(pair.candidate)))
-    outside = pair.control.per_group(floats(happened(pair.control)))
-    share = _tilted(pair.share, odds_limit)
-    evidence = _log_evidence(inside, outside, share, prior)
+    inside, outside = pair.candidate.groups[mark], pair.control.groups[mark]
+    evidence = _log_evidence(inside, outside, _tilted(pair.share, odds_limit), prior)
     return Events(int(inside.sum()), int(outside.sum()), evidence)
 
 
 def counted_events(
-    pair: Pair,
-    happened: Column,
-    among: Column,
-    prior: OddsPrior,
-    *,
-    units_min: int,
-    odds_limit: float = 1.0,
+    pair: PairSums, name: str, prior: OddsPrior, *, units_min: int, odds_limit: float = 1.0
 ) -> Events:
     """Test on every event, against the traffic that the arms really had; a lost row cannot raise it.
 
-    `happened` and `among` take columns (rows,): events, and the requests that they are counted among. Answers to one
-    unit resemble each other, so the counts are divided by their design effect, which takes `units_min` units per arm to
-    estimate: before that there is no evidence. It uses all requests of a unit, which finds a doubling of independent
-    events in about half the traffic that `first_events` needs.
+    Answers to one unit resemble each other, so the counts are divided by their design effect, which takes `units_min`
+    units per arm to estimate: before that there is no evidence. It uses all requests of a unit, which finds a doubling
+    of independent events in about half the traffic that `first_events` needs. `name` is one of
+    `monitoring.totals.EVENTS`.
     """
-    sides = (pair.candidate, pair.control)
-    arms = tuple(RatioSums.of(arm.per_unit(happened(arm)), arm.per_unit(among(arm))) for arm in sides)
-    totals = int(happened(pair.candidate).sum()), int(happened(pair.control).sum())
+    arms = pair.candidate.events[name], pair.control.events[name]
+    totals = round(float(arms[0].y)), round(float(arms[1].y))
     if min(arms[0].units, arms[1].units) < units_min:
         return Events(*totals, log_evidence=0.0)
-    effect = design_effect((arms[0], arms[1]))
-    requests = [arm.per_group(among(arm)) for arm in sides]
-    comparable = (requests[0] > 0) & (requests[1] > 0)
-    inside, outside = (arm.per_group(happened(arm))[comparable] / effect for arm in sides)
+    effect = design_effect(arms)
+    sides = pair.candidate.groups, pair.control.groups
+    requests = [groups["exposed"] for groups in sides]
+    comparable = (requests[0] > 0) & (requests[1] > 0) & pair.deciding
+    inside, outside = (groups[name][comparable] / effect for groups in sides)
     share = requests[0][comparable] / (requests[0] + requests[1])[comparable]
     return Events(*totals, _log_evidence(inside, outside, _tilted(share, odds_limit), prior))
 
@@ -204,21 +142,14 @@ class Typical:
 
 
 def typical_values(
-    pair: Pair,
-    logs: Column,
-    count: Column,
-    *,
-    units_min: int,
-    ratio: tuple[float, float],
-    alpha: float,
-    tightest_at: float,
+    pair: PairSums, name: str, *, units_min: int, ratio: tuple[float, float], alpha: float, tightest_at: float
 ) -> Typical:
     """Test whether the candidate's typical value lies outside `ratio` (low, high) times the control's.
 
     The mean logarithm is compared, so one answer that took a minute does not hide a thousand. Units are clusters, as in
-    `Comparison`; `alpha` is one-sided, for either side.
+    `Comparison`; `alpha` is one-sided, for either side. `name` is one of `monitoring.totals.RATIOS`.
     """
-    arms = pair.ratios(logs, count)
+    arms = pair.ratios[name]
     units, variances = (
         (arms[0].units, arms[1].units),
         (arms[0].cautious_variance, arms[1].cautious_variance),
@@ -257,19 +188,19 @@ class Split:
     log_evidence: float
 
 
-def sample_ratio(outcomes: Outcomes) -> Split:
+def sample_ratio(totals: Totals) -> Split:
     """Sequential sample-ratio test: did units enter the arms as their propensities say?
 
     Each arm is tested against all others, two-sided, and the evidences are averaged, which keeps a martingale one. With
     two arms and one split of 50/50 it is the Dirichlet-multinomial test of Lindon & Malek 2022, concentration 100.
     """
-    entered = outcomes.only(outcomes.met)
-    per_group = entered.per_group(np.ones(len(entered.unit)))
-    inside = np.stack([entered.per_group(floats(entered.arm == arm)) for arm in range(len(entered.arms))])
-    share = np.clip(entered.shares.T, 1e-9, 1.0 - 1e-9)
+    shares = totals.groups().shares(len(totals.arms))
+    inside = np.stack([totals.arm(arm).groups["met"] for arm in totals.arms])
+    per_group = inside.sum(axis=0)
+    share = np.clip(shares.T, 1e-9, 1.0 - 1e-9)
     evidence = share_log_bayes_factor(inside, per_group - inside, share, SAMPLE_RATIO_PRIOR)
     return Split(
-        units={arm: int(inside[index].sum()) for index, arm in enumerate(entered.arms)},
-        expected={arm: float(per_group @ entered.shares[:, index]) for index, arm in enumerate(entered.arms)},
-        log_evidence=float(logsumexp(evidence) - np.log(len(entered.arms))),
+        units={arm: round(float(inside[index].sum())) for index, arm in enumerate(totals.arms)},
+        expected={arm: float(per_group @ shares[:, index]) for index, arm in enumerate(totals.arms)},
+        log_evidence=float(logsumexp(evidence) - np.log(len(totals.arms))),
     )

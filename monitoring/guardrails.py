@@ -13,14 +13,11 @@ from typing import Literal
 from monitoring.evidence import (
     BAD_ANSWERS_PRIOR,
     ERRORS_PRIOR,
-    Column,
-    Pair,
     counted_events,
     first_events,
     typical_values,
 )
-from monitoring.outcomes import Outcomes
-from monitoring.sequential import Floats
+from monitoring.totals import PairSums
 
 HARM_BUDGET: Mapping[str, float] = {
     "bad_answers": 0.70,
@@ -42,65 +39,32 @@ MANY = 1e9
 """A ratio that nothing exceeds."""
 
 
-def _measure(name: str) -> Column:
-    def column(arm: Outcomes) -> Floats:
-        return arm.measures[name]
-
-    return column
-
-
-def exposed(arm: Outcomes) -> Floats:
-    """Every request, scored or not."""
-    return arm.exposed
-
-
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A kind of event that answers may have; `says` completes "7 of 90 requests ..."."""
 
     name: str
-    happened: Column
     says: str
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A quantity that answers have: sums of its logarithms, how many, and the unit to print it in."""
+    """A quantity that answers have, and the unit to print it in."""
 
     name: str
-    logs: Column
-    count: Column
     says: str
     unit: str
 
 
 COUNTED = (
-    Counted("refusals", _measure("refused"), "were refused"),
-    Counted("client_aborts", _measure("aborted"), "were left before the end"),
-    Counted("regenerations", _measure("regenerated"), "were asked for again"),
+    Counted("refusals", "were refused"),
+    Counted("client_aborts", "were left before the end"),
+    Counted("regenerations", "were asked for again"),
 )
 MEASURED = (
-    Measured(
-        "time_to_first_token",
-        _measure("log_first_token_seconds"),
-        _measure("first_tokens"),
-        "the time to the first token is typically",
-        "s",
-    ),
-    Measured(
-        "time_per_output_token",
-        _measure("log_later_token_seconds"),
-        _measure("later_tokens"),
-        "a later token typically takes",
-        "s",
-    ),
-    Measured(
-        "output_tokens",
-        _measure("log_answer_tokens"),
-        _measure("answers"),
-        "an answer typically has",
-        " tokens",
-    ),
+    Measured("time_to_first_token", "the time to the first token is typically", "s"),
+    Measured("time_per_output_token", "a later token typically takes", "s"),
+    Measured("output_tokens", "an answer typically has", " tokens"),
 )
 
 
@@ -143,7 +107,7 @@ class Guardrail:
     sentence: str
 
 
-def watch(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
+def watch(pair: PairSums, rules: GuardrailRules) -> tuple[Guardrail, ...]:
     """Every guardrail, the exact ones after the others: they have less evidence to say the same with."""
     return (
         *_bad_answers(pair, rules),
@@ -152,21 +116,15 @@ def watch(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
     )
 
 
-def _bad_answers(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
+def _bad_answers(pair: PairSums, rules: GuardrailRules) -> tuple[Guardrail, ...]:
     limit = rules.odds_max.get("bad_answers", 1.0)
     counted = counted_events(
-        pair,
-        lambda arm: arm.bad,
-        exposed,
-        BAD_ANSWERS_PRIOR,
-        units_min=rules.units_min,
-        odds_limit=limit,
+        pair, "bad_answers", BAD_ANSWERS_PRIOR, units_min=rules.units_min, odds_limit=limit
     )
-    first_bad = first_events(pair, lambda arm: arm.first_bad, BAD_ANSWERS_PRIOR, odds_limit=limit)
+    first_bad = first_events(pair, "first_bad", BAD_ANSWERS_PRIOR, odds_limit=limit)
     errors_limit = rules.odds_max.get("units_with_errors", limit)
-    first_error = first_events(pair, lambda arm: arm.first_error, ERRORS_PRIOR, odds_limit=errors_limit)
-    requests = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
-    units = len(set(pair.candidate.unit)), len(set(pair.control.unit))
+    first_error = first_events(pair, "first_error", ERRORS_PRIOR, odds_limit=errors_limit)
+    requests, units = _both(pair, "exposed"), _met(pair)
     found = (
         ("bad_answers", "requests failed or were voted down", counted, requests),
         ("units_with_errors", "raters met an error", first_error, units),
@@ -179,31 +137,37 @@ def _bad_answers(pair: Pair, rules: GuardrailRules) -> tuple[Guardrail, ...]:
     )  # fmt: skip
 
 
-def _counted(pair: Pair, rules: GuardrailRules, what: Counted) -> Guardrail:
+def _counted(pair: PairSums, rules: GuardrailRules, what: Counted) -> Guardrail:
     events = counted_events(
         pair,
-        what.happened,
-        exposed,
+        what.name,
         BAD_ANSWERS_PRIOR,
         units_min=rules.units_min,
         odds_limit=rules.odds_max.get(what.name, 1.0),
     )
-    totals = int(pair.candidate.exposed.sum()), int(pair.control.exposed.sum())
-    facts = _counts(f"requests {what.says}", events.candidate, events.control, totals, rules)
+    facts = _counts(f"requests {what.says}", events.candidate, events.control, _both(pair, "exposed"), rules)
     alpha = rules.harm_alpha(what.name)
     return _guardrail(what.name, rules, facts, events.log_evidence, alpha, events.candidate, events.control)
+
+
+def _both(pair: PairSums, count: str) -> tuple[int, int]:
+    return pair.candidate.counts[count], pair.control.counts[count]
+
+
+def _met(pair: PairSums) -> tuple[int, int]:
+    """Units that met each arm; whoever changed arms met both."""
+    return _both(pair, "met_units")
 
 
 def _counts(what: str, inside: int, outside: int, totals: tuple[int, int], rules: GuardrailRules) -> str:
     return f"{inside} of {totals[0]} {what}, {outside} of {totals[1]} in {rules.control}"
 
 
-def _measured(pair: Pair, rules: GuardrailRules, what: Measured) -> Guardrail:
+def _measured(pair: PairSums, rules: GuardrailRules, what: Measured) -> Guardrail:
     alpha = rules.harm_alpha(what.name)
     found = typical_values(
         pair,
-        what.logs,
-        what.count,
+        what.name,
         units_min=rules.units_min,
         ratio=rules.ratios.get(what.name, (1.0 / MANY, MANY)),
         alpha=alpha / 2.0,

@@ -4,10 +4,10 @@ A unit is the rater, or the session of an anonymous one: the thing that was assi
 Every exposed unit is kept, rated or not. Reads nothing: the caller brings exposures, or rows that its database summed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class UnitOutcome:
     log_later_token_seconds: float = 0.0
     answers: int = 0
     log_answer_tokens: float = 0.0
+    shares: tuple[float, ...] | None = None
+    """The probability of every arm, where more is known of it than that of this one."""
+    decides: bool = True
+    """Whether the arm was drawn by chance alone, not by what was seen before."""
 
 
 MEASURES = (
@@ -134,7 +138,8 @@ class Outcomes:
 
     `unit` (rows,) numbers the units, `arm` (rows,) indexes `arms`, `group` (rows,) indexes `shares` (groups, arms): one
     group per distinct split of the traffic. `met`, `first_bad`, `first_error` (rows,) mark the one row of each unit in
-    which it entered the experiment, had its first bad answer, its first error. `measures` holds the columns that are
+    which it entered the experiment, had its first bad answer, its first error. `group_decides` (groups,) marks the
+    groups whose arms were drawn by chance alone, `decides` (rows,) their rows. `measures` holds the columns that are
     named in `MEASURES`, (rows,) each.
     """
 
@@ -143,6 +148,7 @@ class Outcomes:
     arm: NDArray[np.int64]
     group: NDArray[np.int64]
     shares: Floats
+    group_decides: NDArray[np.bool_]
     requests: Floats
     ups: Floats
     downs: Floats
@@ -152,6 +158,7 @@ class Outcomes:
     met: NDArray[np.bool_]
     first_bad: NDArray[np.bool_]
     first_error: NDArray[np.bool_]
+    decides: NDArray[np.bool_]
     measures: Mapping[str, Floats]
 
     @classmethod
@@ -163,9 +170,12 @@ class Outcomes:
         """
         for row in rows:
             _check(row, weights)
-        names, numbers, groups = tuple(weights), _Numbers[str](), _Numbers[tuple[float, ...]]()
+        names, numbers, groups = tuple(weights), _Numbers[str](), _Numbers[tuple[bool, tuple[float, ...]]]()
         unit = np.array([numbers[row.unit] for row in rows], dtype=np.int64)
-        group = [groups[_rounded(shares_of(row.arm, row.propensity, weights))] for row in rows]
+        group = [
+            groups[row.decides, _rounded(row.shares or shares_of(row.arm, row.propensity, weights))]
+            for row in rows
+        ]
         errors = floats([row.errors for row in rows])
         exposed = floats([row.requests if row.exposed is None else row.exposed for row in rows])
         bad = floats([row.errors + row.downs if row.bad is None else row.bad for row in rows])
@@ -174,7 +184,8 @@ class Outcomes:
             unit=unit,
             arm=np.array([names.index(row.arm) for row in rows], dtype=np.int64),
             group=np.array(group, dtype=np.int64),
-            shares=floats(list(groups.found)).reshape(-1, len(names)),
+            shares=floats([shares for _, shares in groups.found]).reshape(-1, len(names)),
+            group_decides=np.array([decides for decides, _ in groups.found], dtype=np.bool_),
             requests=floats([row.requests for row in rows]),
             ups=floats([row.ups for row in rows]),
             downs=floats([row.downs for row in rows]),
@@ -184,6 +195,7 @@ class Outcomes:
             met=_earliest(unit, [row.met_at for row in rows], exposed > 0),
             first_bad=_earliest(unit, [row.bad_at or row.met_at for row in rows], bad > 0),
             first_error=_earliest(unit, [row.error_at or row.met_at for row in rows], errors > 0),
+            decides=np.array([row.decides for row in rows], dtype=np.bool_),
             measures={name: floats([getattr(row, name) for row in rows]) for name in MEASURES},
         )
 
@@ -191,7 +203,7 @@ class Outcomes:
         """The rows marked in `keep` (rows,); groups and units keep their numbers."""
         per_row = (
             "unit", "arm", "group", "requests", "ups", "downs", "errors", "exposed", "bad", "met", "first_bad",
-            "first_error",
+            "first_error", "decides",
         )  # fmt: skip
         kept = {name: getattr(self, name)[keep] for name in per_row}
         return replace(self, **kept, measures={name: column[keep] for name, column in self.measures.items()})
@@ -203,6 +215,10 @@ class Outcomes:
     def per_group(self, values: Floats) -> Floats:
         """Sum a column (rows,) over the rows of each group: (groups,)."""
         return floats(np.bincount(self.group, weights=values, minlength=len(self.shares)))
+
+
+Column: TypeAlias = Callable[[Outcomes], Floats]
+"""A number of each row, (rows,)."""
 
 
 class _Numbers(Generic[Key]):

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Literal
 
-from monitoring.evidence import Comparison, Pair, sample_ratio
+from monitoring.evidence import Comparison, sample_ratio
 from monitoring.guardrails import Guardrail, GuardrailRules, watch
-from monitoring.outcomes import Outcomes, UnitOutcome
+from monitoring.outcomes import UnitOutcome
 from monitoring.sequential import bernoulli_interval
+from monitoring.totals import Totals
 
 State = Literal["insufficient_data", "inconclusive", "better", "worse"]
 
@@ -167,8 +168,12 @@ def decide(outcomes: Sequence[UnitOutcome], policy: ExperimentPolicy) -> Verdict
     Raises:
         ValueError: an outcome that cannot belong to this experiment.
     """
-    seen = Outcomes.of(outcomes, policy.weights)
-    pair = Pair.of(seen, candidate=policy.candidate, control=policy.control)
+    return judge(Totals.of(outcomes, policy.weights, control=policy.control), policy)
+
+
+def judge(seen: Totals, policy: ExperimentPolicy) -> Verdict:
+    """The same, of units that were summed up before."""
+    pair = seen.pair(policy.candidate)
     compared = Comparison.of(
         pair,
         alpha=policy.alpha,
@@ -184,7 +189,7 @@ def decide(outcomes: Sequence[UnitOutcome], policy: ExperimentPolicy) -> Verdict
         difference=compared.difference if known else None,
         low=compared.difference - compared.margin if known else None,
         high=compared.difference + compared.margin if known else None,
-        arms=tuple(_arm_numbers(seen, index) for index in range(len(seen.arms))),
+        arms=tuple(_arm_numbers(name, seen.arm(name).counts) for name in seen.arms),
         guardrails=guardrails,
         sample_ratio=split,
     )
@@ -230,7 +235,7 @@ def _lopsided(coverage: tuple[float, float], limit: float) -> bool:
     return max(coverage) > limit * min(coverage)
 
 
-def _check_split(seen: Outcomes, policy: ExperimentPolicy) -> SampleRatio:
+def _check_split(seen: Totals, policy: ExperimentPolicy) -> SampleRatio:
     found = sample_ratio(seen)
     threshold = log(1.0 / policy.sample_ratio_alpha)
     broken = found.log_evidence >= threshold
@@ -308,29 +313,25 @@ def _points(share: float) -> str:
     return f"{100.0 * share:+.1f}"
 
 
-def _arm_numbers(seen: Outcomes, index: int) -> ArmNumbers:
-    arm = seen.only(seen.arm == index)
-    requests, ups, downs, bad = (int(column.sum()) for column in (arm.requests, arm.ups, arm.downs, arm.bad))
-    units = len(set(arm.unit[arm.requests > 0]))
-    met, with_bad = len(set(arm.unit)), len(set(arm.unit[arm.bad > 0]))
-    exposed = int(arm.exposed.sum())
-    low, high = bernoulli_interval(with_bad, met, alpha=0.05, tightest_at=200.0)
+def _arm_numbers(name: str, counts: Mapping[str, int]) -> ArmNumbers:
+    requests, ups, downs, bad = (counts[one] for one in ("requests", "ups", "downs", "bad"))
+    low, high = bernoulli_interval(counts["bad_units"], counts["met_units"], alpha=0.05, tightest_at=200.0)
     return ArmNumbers(
-        arm=seen.arms[index],
-        units=units,
-        rated_units=len(set(arm.unit[arm.ups + arm.downs > 0])),
+        arm=name,
+        units=counts["units"],
+        rated_units=counts["rated_units"],
         requests=requests,
         ups=ups,
         downs=downs,
-        exposed=exposed,
+        exposed=counts["exposed"],
         bad=bad,
-        errors=int(arm.errors.sum()),
+        errors=counts["errors"],
         net_approval=_per(ups - downs, requests),
         up_per_request=_per(ups, requests),
         down_per_request=_per(downs, requests),
-        up_per_unit=_per(ups, units),
+        up_per_unit=_per(ups, counts["units"]),
         coverage=_per(ups + downs, requests),
-        bad_per_request=_per(bad, exposed),
+        bad_per_request=_per(bad, counts["exposed"]),
         bad_unit_low=float(low),
         bad_unit_high=float(high),
     )

@@ -14,16 +14,17 @@ import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments, exposures, models, rollouts, shipping
+from feedback import adapters, experiments, exposure_sums, models, rollouts, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.models import Model
 from feedback.policy import ModelPolicy, RolloutPolicy
+from monitoring import verdict as verdicts
 from monitoring.guardrails import MANY
-from monitoring.outcomes import UnitOutcome
-from monitoring.verdict import ExperimentPolicy, Verdict, decide
+from monitoring.tally import tally
+from monitoring.verdict import ExperimentPolicy, Verdict
 from retrain.rollout_steps import causes_to_pause, next_step
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,8 @@ async def tick(database: Database) -> list[str]:
     Each experiment is its own transaction: trouble with one does not hold up the abort of another.
     """
     async with database.begin() as connection:
+        await exposure_sums.let_go_of_ended(connection)
+        await exposure_sums.look_up_votes(connection)
         running = await experiments.running(connection)
         every_model = await models.every(connection)
     done: list[str] = []
@@ -56,16 +59,17 @@ async def tick(database: Database) -> list[str]:
 
 async def judge(connection: AsyncConnection, experiment: Experiment, policy: ModelPolicy) -> Verdict:
     """The verdict on everything recorded so far, stored beside the experiment."""
-    counts = await exposures.unit_counts(
+    control = await adapters.by_id(connection, experiment.arm(CHAMPION_ARM).adapter_id)
+    demanded = experiment_policy(experiment, policy.rollout, against_base=control.version == 0)
+    totals = await tally(
         connection,
         experiment,
+        demanded.weights,
+        control=demanded.control,
         votes=policy.feedback,
         maturation_seconds=policy.rollout.maturation_seconds,
     )
-    rows = [UnitOutcome(**asdict(one)) for one in counts]
-    control = await adapters.by_id(connection, experiment.arm(CHAMPION_ARM).adapter_id)
-    demanded = experiment_policy(experiment, policy.rollout, against_base=control.version == 0)
-    verdict = decide(rows, demanded)
+    verdict = verdicts.judge(totals, demanded)
     found = orjson.loads(orjson.dumps(asdict(verdict)))
     # A look that saw nothing new would otherwise rewrite the row every other second.
     if found != experiment.verdict:

@@ -75,6 +75,44 @@ END
 $$;
 """
 
+EXPOSURE_TRIGGERS = (
+    """
+CREATE FUNCTION note_exposure() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO exposure_changes (experiment_id, unit, day) VALUES (OLD.experiment_id, OLD.unit, OLD.day);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO exposure_changes (experiment_id, unit, day) VALUES (NEW.experiment_id, NEW.unit, NEW.day);
+    END IF;
+    RETURN NULL;
+END
+$$
+""",
+    """
+CREATE FUNCTION note_vote() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    given feedback := coalesce(NEW, OLD);
+BEGIN
+    -- By its completion's id alone: the completion may be on its way in a transaction that this one cannot see.
+    IF given.kind IN ('rating', 'signal') AND given.completion_id IS NOT NULL
+        AND EXISTS (SELECT FROM experiments WHERE project = given.project AND status = 'running')
+    THEN
+        INSERT INTO exposure_changes (completion_id) VALUES (given.completion_id);
+    END IF;
+    RETURN NULL;
+END
+$$
+""",
+    "CREATE TRIGGER exposure_arrives AFTER INSERT ON completions "
+    "FOR EACH ROW WHEN (NEW.experiment_id IS NOT NULL) EXECUTE FUNCTION note_exposure()",
+    "CREATE TRIGGER exposure_changes AFTER UPDATE OR DELETE ON completions "
+    "FOR EACH ROW WHEN (OLD.experiment_id IS NOT NULL) EXECUTE FUNCTION note_exposure()",
+    "CREATE TRIGGER vote_changes AFTER INSERT OR UPDATE OR DELETE ON feedback "
+    "FOR EACH ROW EXECUTE FUNCTION note_vote()",
+)
+"""A change notes itself, in its own transaction, for the sums behind the verdicts (feedback.exposure_sums)."""
+
 AUDIT_TRIGGERS = (
     "CREATE TRIGGER audit_rows_stay BEFORE UPDATE OR DELETE ON audit "
     "FOR EACH ROW EXECUTE FUNCTION refuse_change()",
@@ -106,12 +144,30 @@ def upgrade() -> None:
         sa.Column("day", sa.Date(), nullable=False, comment=DAY),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("adapter_id", sa.Text(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("adapter_id", sa.Text(), nullable=True, comment="NULL: an upstream answered."),
+        sa.Column("version", sa.Integer(), nullable=True, comment="NULL: an upstream answered."),
+        sa.Column(
+            "fallback_for",
+            sa.Integer(),
+            nullable=True,
+            comment="The version that should have answered, where another one did.",
+        ),
+        sa.Column(
+            "upstream",
+            sa.Text(),
+            nullable=True,
+            comment="What the upstream that answered calls its model.",
+        ),
         sa.Column("experiment_id", sa.Text(), nullable=True),
         sa.Column("arm", sa.Text(), nullable=True),
         sa.Column(
             "propensity", sa.Double(), nullable=True, comment="Probability with which the unit got this arm."
+        ),
+        sa.Column(
+            "allocation",
+            sa.Integer(),
+            nullable=True,
+            comment="Which allocation drew the arm; NULL: the experiment has only one.",
         ),
         sa.Column(
             "policy_version",
@@ -133,6 +189,12 @@ def upgrade() -> None:
         sa.Column("consent", sa.Boolean(), nullable=False, comment="May be trained on."),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column(
+            "error_class",
+            sa.Text(),
+            nullable=True,
+            comment="Whose failure it was; NULL where there was none.",
+        ),
         sa.Column("finish_reason", sa.Text(), nullable=True),
         sa.Column(
             "refused",
@@ -149,6 +211,17 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("status IN ('ok', 'error', 'aborted')", name=op.f("ck_completions_status")),
+        sa.CheckConstraint(
+            "error_class IN ('caller', 'model', 'infrastructure', 'unknown')",
+            name=op.f("ck_completions_error_class"),
+        ),
+        sa.CheckConstraint(
+            "(status = 'ok') = (error_class IS NULL)", name=op.f("ck_completions_error_has_class")
+        ),
+        sa.CheckConstraint(
+            "(upstream IS NULL) = (version IS NOT NULL) AND (upstream IS NULL) = (adapter_id IS NOT NULL)",
+            name=op.f("ck_completions_who_answered"),
+        ),
         sa.CheckConstraint("day = completion_day(completion_id)", name=op.f("ck_completions_day")),
         sa.PrimaryKeyConstraint("completion_id", "day", name=op.f("pk_completions")),
         postgresql_partition_by="RANGE (day)",
@@ -157,7 +230,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_completions_experiment_id",
         "completions",
-        ["experiment_id"],
+        ["experiment_id", "unit"],
         unique=False,
         postgresql_where=sa.text("experiment_id IS NOT NULL"),
     )
@@ -499,7 +572,9 @@ def upgrade() -> None:
             comment="How the rows are spread: retrain.balance.",
         ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_datasets_method")),
+        sa.CheckConstraint(
+            "method IN ('sft', 'dpo', 'kto', 'sft+dpo', 'sft+kto')", name=op.f("ck_datasets_method")
+        ),
         sa.ForeignKeyConstraint(
             ["project", "model"], ["models.project", "models.model"], name=op.f("fk_datasets_project_model")
         ),
@@ -671,7 +746,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("method IN ('sft', 'dpo', 'kto')", name=op.f("ck_runs_method")),
+        sa.CheckConstraint(
+            "method IN ('sft', 'dpo', 'kto', 'sft+dpo', 'sft+kto')", name=op.f("ck_runs_method")
+        ),
         sa.CheckConstraint(
             "phase IN ('training', 'publishing', 'evaluating', 'done')", name=op.f("ck_runs_phase")
         ),
@@ -861,10 +938,12 @@ def upgrade() -> None:
     _create_importing()
     _create_reviewing()
     _create_forgetting()
+    _create_summing()
 
 
 def downgrade() -> None:
     """Take back."""
+    _drop_summing()
     for table in ("exports", "tainted_adapters", "tombstones", "erasures"):
         op.drop_table(table)
     op.execute("DROP FUNCTION erasure_hash(text)")
@@ -1434,3 +1513,101 @@ def _create_forgetting() -> None:
     op.execute(REFUSE_CHANGE)
     for trigger in AUDIT_TRIGGERS:
         op.execute(trigger)
+
+
+def _create_summing() -> None:
+    op.create_table(
+        "exposure_changes",
+        sa.Column("change_id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column(
+            "experiment_id",
+            sa.Text(),
+            nullable=True,
+            comment="NULL: a vote, on a completion that is still to be looked up.",
+        ),
+        sa.Column("unit", sa.Text(), nullable=True),
+        sa.Column("day", sa.Date(), nullable=True),
+        sa.Column("completion_id", sa.Text(), nullable=True, comment="What was voted on."),
+        sa.PrimaryKeyConstraint("change_id", name=op.f("pk_exposure_changes")),
+        comment="Units and days of experiments whose sums are no longer right. Emptied by every look.",
+    )
+    op.create_index(
+        op.f("ix_exposure_changes_experiment_id"), "exposure_changes", ["experiment_id"], unique=False
+    )
+    counts = ("requests", "ups", "downs", "exposed", "bad", "errors")
+    says = {"requests": "Older than the maturation window.", "exposed": "Every completion, like all that follows."}
+    measures = (
+        "aborted", "refused", "regenerated", "first_tokens", "log_first_token_nano", "later_tokens",
+        "log_later_token_nano", "answers", "log_answer_tokens_nano",
+    )  # fmt: skip
+    says["log_first_token_nano"] = "Natural logarithms, in 1e-9: exact."
+    op.create_table(
+        "exposure_sums",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column("unit", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False, comment="That of the completions' ids."),
+        sa.Column("arm", sa.Text(), nullable=False),
+        sa.Column("propensity", sa.Double(), nullable=False),
+        sa.Column("allocation", sa.Integer(), nullable=False, comment="0: the experiment has only one."),
+        *(sa.Column(name, sa.BigInteger(), nullable=False, comment=says.get(name)) for name in counts),
+        sa.Column("met_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("bad_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("error_at", sa.DateTime(timezone=True), nullable=True),
+        *(sa.Column(name, sa.BigInteger(), nullable=False, comment=says.get(name)) for name in measures),
+        sa.Column("ripens_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"],
+            ["experiments.experiment_id"],
+            name=op.f("fk_exposure_sums_experiment_id"),
+        ),
+        sa.PrimaryKeyConstraint(
+            "experiment_id", "unit", "day", "arm", "propensity", "allocation", name=op.f("pk_exposure_sums")
+        ),
+        comment="What each unit of a running experiment met and said, by day, arm and propensity.",
+    )
+    op.create_index(
+        "ix_exposure_sums_ripens_at",
+        "exposure_sums",
+        ["experiment_id", "ripens_at"],
+        unique=False,
+        postgresql_where=sa.text("ripens_at IS NOT NULL"),
+    )
+    op.create_table(
+        "experiment_totals",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column(
+            "basis",
+            sa.Text(),
+            nullable=False,
+            comment="Hash of the rules they were summed by; else: sum again.",
+        ),
+        sa.Column(
+            "totals",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="monitoring.totals.Totals",
+        ),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"],
+            ["experiments.experiment_id"],
+            name=op.f("fk_experiment_totals_experiment_id"),
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", name=op.f("pk_experiment_totals")),
+        comment="Sums over the units of each running experiment: all that its verdict needs.",
+    )
+    for statement in EXPOSURE_TRIGGERS:
+        op.execute(statement)
+
+
+def _drop_summing() -> None:
+    for trigger, table in (
+        ("exposure_arrives", "completions"),
+        ("exposure_changes", "completions"),
+        ("vote_changes", "feedback"),
+    ):
+        op.execute(f"DROP TRIGGER {trigger} ON {table}")
+    op.execute("DROP FUNCTION note_exposure()")
+    op.execute("DROP FUNCTION note_vote()")
+    for table in ("experiment_totals", "exposure_sums", "exposure_changes"):
+        op.drop_table(table)

@@ -1,0 +1,81 @@
+"""The tables behind verdicts: what each unit of a running experiment met and said, summed, and what changed since.
+
+`exposure_changes` is written by triggers on `completions` and `feedback`, in the transaction of the change itself, so
+nothing can change unnoticed. `feedback.exposure_sums` reads it. See `feedback.tables` for what a column's type means.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Date,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from feedback.tables import metadata, moment
+
+exposure_changes = Table(
+    "exposure_changes",
+    metadata,
+    Column("change_id", BigInteger, Identity(), primary_key=True),
+    Column("experiment_id", Text, comment="NULL: a vote, on a completion that is still to be looked up."),
+    Column("unit", Text),
+    Column("day", Date),
+    Column("completion_id", Text, comment="What was voted on."),
+    Index("ix_exposure_changes_experiment_id", "experiment_id"),
+    comment="Units and days of experiments whose sums are no longer right. Emptied by every look.",
+)
+
+exposure_sums = Table(
+    "exposure_sums",
+    metadata,
+    Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("day", Date, primary_key=True, comment="That of the completions' ids."),
+    Column("arm", Text, primary_key=True),
+    Column("propensity", Double, primary_key=True),
+    Column("allocation", Integer, primary_key=True, comment="0: the experiment has only one."),
+    Column("requests", BigInteger, nullable=False, comment="Older than the maturation window."),
+    Column("ups", BigInteger, nullable=False),
+    Column("downs", BigInteger, nullable=False),
+    Column("exposed", BigInteger, nullable=False, comment="Every completion, like all that follows."),
+    Column("bad", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    moment("met_at"),
+    moment("bad_at", required=False),
+    moment("error_at", required=False),
+    Column("aborted", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("regenerated", BigInteger, nullable=False),
+    Column("first_tokens", BigInteger, nullable=False),
+    Column("log_first_token_nano", BigInteger, nullable=False, comment="Natural logarithms, in 1e-9: exact."),
+    Column("later_tokens", BigInteger, nullable=False),
+    Column("log_later_token_nano", BigInteger, nullable=False),
+    Column("answers", BigInteger, nullable=False),
+    Column("log_answer_tokens_nano", BigInteger, nullable=False),
+    moment("ripens_at", required=False),
+    Index(
+        "ix_exposure_sums_ripens_at",
+        "experiment_id",
+        "ripens_at",
+        postgresql_where=text("ripens_at IS NOT NULL"),
+    ),
+    comment="What each unit of a running experiment met and said, by day, arm and propensity.",
+)
+
+experiment_totals = Table(
+    "experiment_totals",
+    metadata,
+    Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
+    Column("basis", Text, nullable=False, comment="Hash of the rules they were summed by; else: sum again."),
+    Column("totals", JSONB, nullable=False, comment="monitoring.totals.Totals"),
+    moment("updated_at"),
+    comment="Sums over the units of each running experiment: all that its verdict needs.",
+)
