@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import browse, completions, datasets, export, exports, submissions
+from feedback.completions import answered_by
 from feedback.errors import HoneError
 from feedback.import_cli import import_feedback
 from feedback.keys import DEFAULT_PROJECT
@@ -154,6 +155,10 @@ WHY = (
     "model",
     "version",
     "adapter_id",
+    "upstream",
+    "fallback_for",
+    "error_class",
+    "error",
     "engine",
     "endpoint",
     "experiment_id",
@@ -168,9 +173,18 @@ WHY = (
 
 def reasons(row: dict[str, Any]) -> list[str]:
     """In sentences, what is recorded of how an answer came about and where it went."""
-    name = f"{row['model']}@{row['version']}"
+    name = answered_by(row)
     if row["endpoint"].startswith("import:"):
         said = [f"It was imported ({row['endpoint'].removeprefix('import:')}) and counts as {name}."]
+    elif row["upstream"] is not None:
+        said = [
+            f"The upstream's '{row['upstream']}' answered in the place of {row['model']}@{row['fallback_for']}, as no "
+            "engine could: the answer counts for no version."
+        ]
+    elif row["fallback_for"] is not None:
+        said = [
+            f"{name} answered in the place of version {row['fallback_for']}, as no engine could with that."
+        ]
     elif row["arm"] is None:
         said = [
             f"{name} answered: no experiment ran for it, so it was the champion, or was asked for by version."
@@ -184,6 +198,8 @@ def reasons(row: dict[str, Any]) -> list[str]:
         said.append(f"Engine {row['engine']} held it as {row['adapter_id']}.")
     counts = sum(one["effective"] for one in row["feedback"])
     over = len(row["feedback"]) - counts
+    if row["error_class"] is not None:
+        said.append(f"It did not end well ({row['error_class']}): {row['error']}")
     said.append(f"People said {counts} things of it that count, and {over} that no longer do.")
     if row["trained"]:
         said.append(f"It trained {', '.join(row['trained'])}.")
@@ -339,7 +355,7 @@ def _completion_line(row: dict[str, Any]) -> dict[str, Any]:
         f"{one['name']}={one['value']}" if one["kind"] == "rating" else one["kind"] for one in row["feedback"]
     ]
     return row | {
-        "version": f"{row['model']}@{row['version']}",
+        "version": answered_by(row),
         "asked": _question(row["request"]),
         "answered": _short(row["output_text"]),
         "said": ", ".join(said) or None,

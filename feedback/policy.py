@@ -17,6 +17,7 @@ from feedback.metrics import FeedbackPolicy as FeedbackPolicy
 from feedback.privacy_policy import PrivacyPolicy as PrivacyPolicy
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
+from feedback.upstream_policy import UpstreamPolicy as UpstreamPolicy
 from feedback.watch_policy import AlertPolicy, DriftPolicy
 
 WINDOW = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
@@ -80,6 +81,7 @@ class ModelPolicy(Section):
     training: TrainingPolicy = TrainingPolicy()
     gate: GatePolicy = GatePolicy()
     rollout: RolloutPolicy = RolloutPolicy()
+    upstream: UpstreamPolicy = UpstreamPolicy()
     drift: DriftPolicy = DriftPolicy()
     alerts: AlertPolicy = AlertPolicy()
     feedback: FeedbackPolicy = FeedbackPolicy()

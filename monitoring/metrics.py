@@ -46,11 +46,19 @@ class Histogram:
 class Series:
     """What is counted for one version in one arm."""
 
-    __slots__ = ("duration", "output_tokens", "requests", "time_per_output_token", "time_to_first_token")
+    __slots__ = (
+        "duration",
+        "errors",
+        "output_tokens",
+        "requests",
+        "time_per_output_token",
+        "time_to_first_token",
+    )
 
     def __init__(self) -> None:
         self.output_tokens = 0
         self.requests: dict[str, int] = {}
+        self.errors: dict[str, int] = {}
         self.duration = Histogram(SECONDS)
         self.time_to_first_token = Histogram(SECONDS)
         self.time_per_output_token = Histogram(TOKEN_SECONDS)
@@ -63,11 +71,15 @@ class Series:
         duration_seconds: float,
         time_to_first_token_seconds: float | None,
         time_per_output_token_seconds: float | None,
+        error_class: str | None = None,
     ) -> None:
         """Count one answer; `status` is `ok`, `error` or `aborted`. Only `ok` answers enter the histograms."""
         self.requests[status] = self.requests.get(status, 0) + 1
         self.output_tokens += output_tokens
         if status != "ok":
+            if status == "error":
+                name = error_class or "unknown"
+                self.errors[name] = self.errors.get(name, 0) + 1
             return
         self.duration.observe(duration_seconds)
         if time_to_first_token_seconds is not None:
@@ -83,6 +95,7 @@ class RequestMetrics(Collector):
         self._series: dict[tuple[str, str, str | None], Series] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.refusals: dict[int, int] = {}
 
     def of(self, project: str, model_version: str, arm: str | None) -> Series:
         """The series of a version in an arm; None is outside any experiment."""
@@ -103,6 +116,8 @@ class RequestMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Build Prometheus' view of now."""
         yield self._requests()
+        yield self._errors()
+        yield self._refusals()
         yield self._output_tokens()
         yield self._latency("hone_request_duration_seconds", "Request until the last byte.", "duration")
         yield self._latency(
@@ -129,6 +144,23 @@ class RequestMetrics(Collector):
         for labels, series in self._rows():
             for status, count in series.requests.items():
                 family.add_metric([*labels, status], count)
+        return family
+
+    def _errors(self) -> Metric:
+        family = CounterMetricFamily(
+            "hone_errors", "Requests that failed, by whose failure it was.", labels=[*LABELS, "class"]
+        )
+        for labels, series in self._rows():
+            for name, count in series.errors.items():
+                family.add_metric([*labels, name], count)
+        return family
+
+    def _refusals(self) -> Metric:
+        family = CounterMetricFamily(
+            "hone_refusals", "Requests refused before any version was chosen, by status.", labels=["status"]
+        )
+        for status, count in self.refusals.items():
+            family.add_metric([str(status)], count)
         return family
 
     def _output_tokens(self) -> Metric:

@@ -47,6 +47,8 @@ class Asked:
     wants_token_ids: bool
     wants_usage: bool
     wants_feedback: bool
+    is_fallback: bool = False
+    """Whether another Hone sent this because it could not answer itself."""
 
     @property
     def unit(self) -> str:
@@ -110,6 +112,7 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
         wants_token_ids=own.get("return_token_ids") is True,
         wants_usage=options is not None and options.get("include_usage") is True,
         wants_feedback=_wants_feedback(headers.get(b"x-hone-feedback")),
+        is_fallback=b"x-hone-hop" in headers,
     )
 
 

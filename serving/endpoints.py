@@ -67,4 +67,7 @@ EMBEDDINGS = Endpoint(
     b"/v1/embeddings", "input", "embd", changed=("model",), streams=False, tokens=False, recorded=False
 )
 
+FAILED = (b'"error"', b'"failed"')
+"""Those reasons of `given_up` that say that generation itself failed."""
+
 ENDPOINTS = {endpoint.path: endpoint for endpoint in (CHAT, TEXT, RESPONSES, MESSAGES, EMBEDDINGS)}

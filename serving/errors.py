@@ -8,6 +8,8 @@ problem details.
 import orjson
 
 from serving.endpoints import MESSAGES, RESPONSES, Endpoint
+from serving.error_codes import ErrorClass
+from serving.failures import classify
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,6 +46,18 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers: Headers = headers or []
+
+    @property
+    def error_class(self) -> ErrorClass:
+        """Whose failure it is."""
+        return classify(self.status, self.code, self.message)
+
+    def with_more(self, sentence: str) -> "ApiError":
+        """The same with another sentence."""
+        message = f"{self.message} {sentence}"
+        return ApiError(
+            self.status, message, type=self.type, param=self.param, code=self.code, headers=self.headers
+        )
 
     def body(self, path: bytes = b"") -> bytes:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`.
@@ -126,7 +140,8 @@ def engine_refused(status: int, body: bytes, path: bytes) -> ApiError:
         return engine_failed(f"The engine answered {status} without saying why. `hone doctor` looks into it.")
     if status in (401, 403):
         return engine_failed(
-            "The engine does not accept this gateway's key. Set [serving] engine_api_key to the engine's."
+            "The engine does not accept this gateway's key. Set [serving] engine_api_key to the engine's.",
+            code="engine_key_refused",
         )
     return ApiError(
         status, message, type=kind or "server_error", param=param, code=None if code is None else str(code)
@@ -136,3 +151,16 @@ def engine_refused(status: int, body: bytes, path: bytes) -> ApiError:
 def engine_failed(message: str, *, code: str = "engine_error", status: int = 502) -> ApiError:
     """5xx: the engine took the request and did not finish it."""
     return ApiError(status, message, type="server_error", code=code)
+
+
+def read_error(event: bytes) -> ApiError:
+    """What an engine said of its failure in one event of a stream; its words are for the record only."""
+    try:
+        said = orjson.loads(event[event.index(b"data: ") + 6 :])
+        detail = said.get("error") if isinstance(said.get("error"), dict) else said
+        message = str(detail.get("message") or "")
+        code = detail.get("code")
+    except (orjson.JSONDecodeError, ValueError, AttributeError):
+        message, code = "", None
+    status = code if isinstance(code, int) and 400 <= code <= 599 else 500
+    return ApiError(status, message or "The engine failed during the answer.", type="server_error")

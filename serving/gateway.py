@@ -33,6 +33,7 @@ from serving.routing import RoutingTable
 from serving.routing_table import TableKeeper
 from serving.settings import ServingSettings
 from serving.spool import Spool
+from serving.upstream import Upstream, connect_upstream
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Gateway:
         token_lifetime_seconds: int,
         public_url: str | None = None,
         tracer: Tracer | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -95,6 +97,7 @@ class Gateway:
             token_secret=token_secret,
             token_lifetime_seconds=token_lifetime_seconds,
             public_url=public_url,
+            upstream=upstream,
         )
         self.tables = TableKeeper(
             database, engines, self._use_table, refresh_seconds=settings.registry_refresh_seconds
@@ -136,6 +139,7 @@ class Gateway:
             token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
             public_url=record.public_url,
             tracer=_tracer(MonitoringSettings.load()),
+            upstream=connect_upstream(settings, record.public_url),
         )
         await gateway.tables.refresh()
         duties = [gateway.tables.run(), gateway.drain.run()]
@@ -161,6 +165,8 @@ class Gateway:
         self.spool.close()
         for engine in self.engines.values():
             engine.close()
+        if self.completions.upstream is not None:
+            self.completions.upstream.engine.close()
         await self.database.close()
 
     @property

@@ -22,7 +22,8 @@ from monitoring.metrics import Series
 from monitoring.tracing import TraceContext, Tracer
 from serving.asked import Asked
 from serving.auth import Caller
-from serving.errors import Headers
+from serving.error_codes import ErrorClass
+from serving.errors import ApiError, Headers
 from serving.redaction import pack
 from serving.routing import Route
 from serving.spans import span_of
@@ -32,6 +33,9 @@ from serving.streaming import count_output_tokens
 logger = logging.getLogger(__name__)
 
 WARN_SECONDS = 60.0
+
+
+Head = dict[str, Any]
 
 
 class Latency(TypedDict):
@@ -71,14 +75,14 @@ class Recording:
             self.first = time.perf_counter()
         self.raw += piece
 
-    def head(self, status: str, error: str | None) -> dict[str, Any]:
+    def head(self, status: str, error: str | None = None, error_class: ErrorClass | None = None) -> Head:
         """What the gateway knows of the completion, under the record's names."""
         asked, route, version = self.asked, self.route, self.route.version
-        return {
+        head: Head = {
             "completion_id": asked.completion_id,
             "project": self.caller.project,
             "model": version.model,
-            "adapter_id": version.adapter_id,
+            "adapter_id": version.adapter_id or None,
             "version": version.version,
             "experiment_id": route.experiment_id,
             "arm": route.arm,
@@ -97,6 +101,16 @@ class Recording:
             "request": orjson.Fragment(asked.body_as_asked()),
             "created_at": self.created_at,
         }
+        if error_class is not None:
+            head["error_class"] = error_class
+            if error_class == "caller" and status == "error":
+                # Nobody learns from a question that was refused, and whoever repeats it must not fill the disk.
+                head["request"] = asked.own
+        if version.version is None:
+            head["upstream"] = version.served_name
+        if route.instead_of is not None:
+            head["fallback_for"] = route.instead_of.version
+        return head
 
     def measure(self, output_tokens: int) -> Latency:
         """Latencies up to now, in seconds; those of tokens are known of streams only."""
@@ -121,7 +135,21 @@ class Recorder:
         self.lost = 0
         self._warned_at = float("-inf")
 
-    def keep(self, recording: Recording, status: str, error: str | None = None) -> None:
+    def fail(self, recording: Recording, error: ApiError) -> None:
+        """Keep a completion that failed."""
+        self.keep(recording, "error", error.message, error.error_class)
+
+    def abort(self, recording: Recording, when: str) -> None:
+        """Keep a completion whose client left."""
+        self.keep(recording, "aborted", f"The client left {when}.", "caller")
+
+    def keep(
+        self,
+        recording: Recording,
+        status: str,
+        error: str | None = None,
+        error_class: ErrorClass | None = None,
+    ) -> None:
         """Make one completion safe; `status` is `ok`, `error` or `aborted`. A second call changes nothing."""
         if recording.kept:
             return
@@ -129,12 +157,12 @@ class Recorder:
         endpoint = recording.asked.endpoint
         tokens = count_output_tokens(endpoint, recording.raw)
         seconds = recording.measure(tokens)
-        recording.series.finished(status, tokens, **seconds)
+        recording.series.finished(status, tokens, **seconds, error_class=error_class)
         if self.tracer is not None and recording.trace is not None:
             self.tracer.keep(span_of(recording, recording.trace, status, tokens, seconds))
         if not endpoint.recorded:
             return
-        head = {**recording.head(status, error), **seconds}
+        head = {**recording.head(status, error, error_class), **seconds}
         try:
             kind, parts = pack(head, recording.raw, recording.privacy)
             self.spool.append(kind, *parts)

@@ -11,25 +11,30 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from feedback.completions import UPSTREAM
 from feedback.metrics import FeedbackPolicy
 from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
+from feedback.upstream_policy import UpstreamPolicy
 from serving.auth import Caller
 from serving.errors import ApiError, not_ready, unknown_model
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One adapter version of a model. `served_name` is what the engine calls it."""
+    """One adapter version of a model. `served_name` is what the engine calls it.
+
+    An upstream's model stands here without a number and with an empty `adapter_id`: it is no version of ours.
+    """
 
     adapter_id: str
     model: str
-    version: int
+    version: int | None
     served_name: str
 
     @property
     def name(self) -> str:
         """What clients see and pin: `support@7`."""
-        return f"{self.model}@{self.version}"
+        return f"{self.model}@{UPSTREAM if self.version is None else self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class ModelRoute:
     policy_version: str | None = None
     privacy: PrivacyPolicy = NOTHING_REDACTED
     feedback: FeedbackPolicy = field(default_factory=FeedbackPolicy)
+    upstream: UpstreamPolicy = field(default_factory=UpstreamPolicy)
     created_at: int = 0
 
 

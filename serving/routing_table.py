@@ -78,6 +78,7 @@ def _model_route(model: Model, versions: list[Adapter], running: experiments.Exp
         policy_version=model.policy.version,
         privacy=model.policy.privacy,
         feedback=model.policy.feedback,
+        upstream=model.policy.upstream,
         created_at=int(model.created_at.timestamp()),
     )
 

@@ -93,6 +93,22 @@ class ServingSettings(HoneSettings):
     Off: what other gateways found is read from the record."""
 
     engine_check_seconds: float = Field(2.0, gt=0)
+    upstream_url: str | None = None
+    """Any OpenAI-compatible API, `https://host/v1`, that answers while no engine can. Unset: none.
+    A model's policy decides whether it may (`upstream.enabled`)."""
+
+    upstream_api_key: SecretStr | None = None
+    """What the upstream expects as its API key."""
+
+    upstream_model: str | None = None
+    """What the upstream calls the model to ask, where a model's policy does not name one."""
+
+    upstream_connect_timeout_seconds: float = Field(5.0, gt=0)
+    """Longest wait for a connection to the upstream."""
+
+    upstream_first_byte_timeout_seconds: float = Field(60.0, gt=0)
+    """Longest wait for the first byte of the upstream's answer."""
+
     """Pause between two looks at an engine."""
 
     engine_unload_grace_seconds: float = Field(30.0, ge=0)
@@ -118,3 +134,11 @@ class ServingSettings(HoneSettings):
 
     registry_refresh_seconds: float = Field(2.0, gt=0)
     """How often the routing table is read again when no notification came."""
+
+    @field_validator("upstream_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("expected such as https://host/v1, with the key in upstream_api_key")
+        return value

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import browse, stored
+from feedback.completions import answered_by
 from feedback.errors import HoneError
 from feedback.wanted import Wanted, model_and_version
 from serving.asked import check_metadata
@@ -169,7 +170,7 @@ def _completion(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "object": "chat.completion",
         "id": row["completion_id"],
-        "model": f"{row['model']}@{row['version']}",
+        "model": answered_by(row),
         "created": int(row["created_at"].timestamp()),
         "choices": [
             {"index": 0, "message": answer, "finish_reason": row["finish_reason"] or "stop", "logprobs": None}

@@ -65,17 +65,23 @@ def _model_field(name: str) -> bytes:
     return b'"model":"%b"' % name.encode()
 
 
-def was_abandoned(endpoint: Endpoint, raw: bytes | bytearray) -> bool:
-    """Whether the engine gave the answer up under a reason to finish that only looks like an end."""
+def gave_up(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
+    """The reason to finish that only looks like an end, where the engine gave the answer up under one."""
     at = raw.rfind(endpoint.reason)
-    return at >= 0 and raw.startswith(endpoint.given_up, at + len(endpoint.reason))
+    after = at + len(endpoint.reason)
+    return next((one for one in endpoint.given_up if raw.startswith(one, after)), None) if at >= 0 else None
 
 
-def says_error(endpoint: Endpoint, raw: bytes | bytearray) -> bool:
-    """Whether a stream ends with an error: an engine that fails says so last, then at most that it is done."""
-    end = len(raw) - len(endpoint.closing) if raw.endswith(endpoint.closing) else len(raw)
-    before = raw.rfind(b"\n\n", 0, max(end - 2, 0))
-    return raw.startswith(endpoint.error_event, before + 2 if before >= 0 else 0)
+def error_said(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
+    """The first event of a stream that says a failure, wherever it stands, if there is one."""
+    if raw.startswith(endpoint.error_event):
+        at = 0
+    else:
+        at = raw.find(b"\n\n" + endpoint.error_event) + 2
+        if at < 2:
+            return None
+    end = raw.find(b"\n\n", at)
+    return bytes(raw[at : end if end >= 0 else len(raw)])
 
 
 def count_output_tokens(endpoint: Endpoint, raw: bytes | bytearray) -> int:

@@ -5,6 +5,7 @@ It speaks just enough of vLLM's HTTP to be relayed. Ordinary behaviour is tested
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -132,6 +133,47 @@ def answer_foreign(*events: bytes, whole: dict[str, Any]) -> Behaviour:
     return behave
 
 
+KNOWN_TO_OPENAI = {"model", "messages", "prompt", "stream", "stream_options", "temperature", "max_tokens"}
+
+
+def answer_like_openai(words: tuple[str, ...] = ("Thirty", " days."), *, key: str | None = None) -> Behaviour:
+    """Answer as an API elsewhere does: its own ids and names, spaced JSON, and no fields but those it knows."""
+
+    def head(asked: Asked) -> dict[str, Any]:
+        return {
+            "id": "chatcmpl-theirs",
+            "object": "chat.completion",
+            "created": 2,
+            "model": "other-2026-01-01",
+        }
+
+    def send(asked: Asked, event: dict[str, Any]) -> None:
+        send_chunk(asked, b"data: " + json.dumps(event).encode() + b"\r\n\r\n")
+
+    async def behave(asked: Asked) -> None:
+        unknown = set(asked.body) - KNOWN_TO_OPENAI
+        if key is not None and asked.headers.get("authorization") != f"Bearer {key}":
+            await refuse(401, f"Incorrect API key provided: {asked.headers.get('authorization')}")(asked)
+        elif unknown:
+            await refuse(400, f"Unrecognized request arguments: {sorted(unknown)}")(asked)
+        elif not asked.body.get("stream"):
+            message = {"role": "assistant", "content": "".join(words), "refusal": None}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            send_json(asked, 200, {**head(asked), "usage": usage(words), "choices": [choice]})
+        else:
+            start_stream(asked)
+            for word in words:
+                choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+                send(asked, {**head(asked), "choices": [choice], "usage": None})
+            last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            send(asked, {**head(asked), "choices": [last], "usage": None})
+            send(asked, {**head(asked), "choices": [], "usage": usage(words)})
+            send_chunk(asked, b"data: [DONE]\r\n\r\n")
+            end_stream(asked)
+
+    return behave
+
+
 def refuse(status: int, message: str = "no") -> Behaviour:
     """Refuse in vLLM's words."""
 
@@ -203,18 +245,34 @@ def fail_in_stream() -> Behaviour:
     return behave
 
 
-def give_up() -> Behaviour:
-    """End with finish_reason `abort`, as vLLM does for requests that a pause throws away."""
+def fail_and_go_on() -> Behaviour:
+    """Say an error inside the stream, and then more of the answer and an ordinary end."""
+
+    async def behave(asked: Asked) -> None:
+        start_stream(asked)
+        first, second, *_ = stream_events(asked, ("a", "b"))
+        said = {"error": {"message": "half a token was lost", "type": "InternalServerError", "code": 500}}
+        for event in (first, b"data: " + orjson.dumps(said) + b"\n\n", second, b"data: [DONE]\n\n"):
+            send_chunk(asked, event)
+            await asyncio.sleep(0.01)
+        end_stream(asked)
+
+    return behave
+
+
+def give_up(reason: str = "abort") -> Behaviour:
+    """End with finish_reason `abort`, as vLLM does for requests that a pause throws away, or with another."""
 
     async def behave(asked: Asked) -> None:
         if not asked.body.get("stream"):
             answer = whole_answer(asked, ("half",))
-            answer["choices"][0]["finish_reason"] = "abort"
+            answer["choices"][0]["finish_reason"] = reason
             send_json(asked, 200, answer)
             return
         start_stream(asked)
         for event in stream_events(asked, ("a", "b")):
-            send_chunk(asked, event.replace(b'"finish_reason":"stop"', b'"finish_reason":"abort"'))
+            ended = b'"finish_reason":"%b"' % reason.encode()
+            send_chunk(asked, event.replace(b'"finish_reason":"stop"', ended))
         send_chunk(asked, b"data: [DONE]\n\n")
         end_stream(asked)
 

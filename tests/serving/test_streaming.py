@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.endpoints import CHAT, DONE, MESSAGES, RESPONSES, Endpoint
-from serving.streaming import Rewriter, count_output_tokens, says_error, was_abandoned
+from serving.streaming import Rewriter, count_output_tokens, error_said, gave_up
 
 texts = st.text(max_size=40) | st.sampled_from(
     [
@@ -80,20 +80,21 @@ def test_tokens_are_counted_from_the_usage_not_from_the_text(text: str, count: i
 
 @given(text=texts)
 def test_failure_is_read_from_keys_not_from_words(text: str) -> None:
-    assert not was_abandoned(CHAT, orjson.dumps({"text": text, "finish_reason": "stop"}))
-    assert was_abandoned(CHAT, orjson.dumps({"text": text, "finish_reason": "abort"}))
-    assert not says_error(CHAT, event(text, 0) + DONE)
-    for end in (b"", DONE):
-        assert says_error(CHAT, event(text, 0) + b'data: {"error":{"message":"x"}}\n\n' + end)
+    assert gave_up(CHAT, orjson.dumps({"text": text, "finish_reason": "stop"})) is None
+    assert gave_up(CHAT, orjson.dumps({"text": text, "finish_reason": "abort"})) == b'"abort"'
+    assert error_said(CHAT, event(text, 0) + DONE) is None
+    failed = b'data: {"error":{"message":"x"}}'
+    for end in (b"", b"\n\n", b"\n\n" + DONE, b"\n\n" + event(text, 1) + DONE):
+        assert error_said(CHAT, event(text, 0) + failed + end) == failed
 
 
 @given(after=st.integers(0, 20_000), message=st.integers(0, 20_000))
 def test_failure_is_found_however_much_stands_after_or_in_it(after: int, message: int) -> None:
-    gave_up = b'data: {"choices":[{"finish_reason":"abort","token_ids":[%b]}]}\n\n' % (b"1," * after + b"1")
-    assert was_abandoned(CHAT, event("a", 0) + gave_up + USAGE + DONE)
-    failed = b'data: {"error":{"message":"%b"}}\n\n' % (b"x" * message)
-    assert says_error(CHAT, event("a", 0) + failed + DONE)
-    assert says_error(CHAT, failed)
+    abandoned = b'data: {"choices":[{"finish_reason":"abort","token_ids":[%b]}]}\n\n' % (b"1," * after + b"1")
+    assert gave_up(CHAT, event("a", 0) + abandoned + USAGE + DONE)
+    failed = b'data: {"error":{"message":"%b"}}' % (b"x" * message)
+    assert error_said(CHAT, event("a", 0) + failed + b"\n\n" + event("b", 0) * (after % 100) + DONE) == failed
+    assert error_said(CHAT, failed + b"\n\n") == failed
 
 
 @pytest.mark.parametrize(
@@ -108,4 +109,4 @@ def test_failure_is_found_however_much_stands_after_or_in_it(after: int, message
 def test_each_api_says_in_its_own_way_that_it_gave_up(
     endpoint: Endpoint, body: dict[str, Any], given_up: bool
 ) -> None:
-    assert was_abandoned(endpoint, orjson.dumps(body)) is given_up
+    assert (gave_up(endpoint, orjson.dumps(body)) is not None) is given_up
