@@ -201,13 +201,16 @@ class Spool(Reader):
 
     def _open_segment(self, size: int) -> mmap.mmap:
         path = self.own.path(self._number + 1)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Named once there is room for it: at its name, the reader leaves the segment before it for ever.
+        unborn = path.with_suffix(".new")
+        file = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Reserved, not sparse: writing to a mapped page that finds no room on the disk kills the process.
             os.posix_fallocate(file, 0, size)
             segment = mmap.mmap(file, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            unborn.rename(path)
         except OSError:
-            path.unlink()
+            unborn.unlink(missing_ok=True)
             raise
         finally:
             os.close(file)

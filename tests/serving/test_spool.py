@@ -102,6 +102,27 @@ def test_a_disk_without_room_for_a_segment_refuses_and_goes_on_later(
     assert drain(spool) == [b"a" * 150, b"c" * 150]
 
 
+def test_a_segment_that_found_no_room_does_not_make_the_reader_leave_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, segment_bytes=200)
+    spool.append(COMPLETION, b"a" * 150)
+
+    def read_meanwhile(*_: object) -> None:
+        assert drain(spool) in ([b"a" * 150], [])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", read_meanwhile)
+        for _ in range(2):
+            with pytest.raises(SpoolFull, match="No space left"):
+                spool.append(COMPLETION, b"b" * 150)
+    spool.append(COMPLETION, b"there is room for this")
+    assert drain(spool) == [b"there is room for this"]
+    assert spool.depth_bytes == 0
+    assert sorted(path.suffix for path in spool.own.directory.iterdir()) == ["", ".log"]
+
+
 def test_a_damaged_segment_does_not_hide_the_next(tmp_path: Path) -> None:
     dead = Spool(tmp_path, segment_bytes=200)
     for letter in (b"a", b"b", b"c"):
