@@ -28,8 +28,8 @@ class TrainingPolicy(Section):
 
     enabled: bool = True
     """Whether the schedule may start runs; `hone retrain now` always may."""
-    method: Literal["auto", "sft", "dpo", "kto"] = "auto"
-    """Fix the method, or let the data decide."""
+    method: Literal["auto", "sft", "dpo", "kto", "sft+dpo", "sft+kto"] = "auto"
+    """Fix the method, or two in sequence, or let the data decide."""
     fresh_feedback_min: int = Field(200, ge=1)
     """Ratings and demonstrations since the last run before the schedule starts another."""
     interval_hours_min: float = Field(1.0, ge=0)

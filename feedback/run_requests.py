@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import models
 from feedback.errors import HoneError, NotFound
 from feedback.ids import new_id
-from feedback.tables import METHODS
+from feedback.tables import METHODS, SEQUENCES
 from feedback.tuning_tables import RUN_REQUEST_KINDS, run_requests
 
 
@@ -57,8 +57,8 @@ async def create(
     assert kind in RUN_REQUEST_KINDS
     await models.get(connection, project, model)
     method = None if method == "auto" else method
-    if method not in (None, *METHODS):
-        raise HoneError(f"'method' is '{method}'; expected auto, {', '.join(METHODS)}.")
+    if method not in (None, *METHODS, *SEQUENCES):
+        raise HoneError(f"'method' is '{method}'; expected auto, {', '.join((*METHODS, *SEQUENCES))}.")
     row = (
         await connection.execute(
             run_requests.insert()

@@ -13,7 +13,7 @@ metadata = MetaData(
 )
 
 ROLES = ("app", "operator", "admin")
-ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "retired", "rejected")
+ADAPTER_STATES = ("trained", "candidate", "approved", "canary", "champion", "retired", "rejected", "control")
 RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 RUN_PHASES = ("training", "publishing", "evaluating", "done")
 METHODS = ("sft", "dpo", "kto")

@@ -19,10 +19,11 @@ from rich.progress import (
 from feedback import adapters, runs, searches
 from feedback.adapters import Adapter
 from feedback.database import Database
-from feedback.errors import HoneError, NotFound
+from feedback.errors import HoneError, NotFound, Unwell
 from feedback.keys import DEFAULT_PROJECT
 from feedback.runs import Run, RunEvent
 from feedback.settings import FeedbackSettings
+from feedback.tables import METHODS, SEQUENCES
 from feedback.terminal import actor, console, in_record, show_one, show_rows
 
 POLL_SECONDS = 0.5
@@ -32,7 +33,9 @@ ENDED = ("succeeded", "failed", "cancelled")
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Model = Annotated[str, typer.Option(help="Model to train, such as support.")]
-Method = Annotated[str, typer.Option(help="auto, sft, dpo or kto; auto lets the data decide.")]
+Method = Annotated[
+    str, typer.Option(help="auto, sft, dpo, kto, sft+dpo or sft+kto; auto lets the data decide.")
+]
 RunId = Annotated[str, typer.Argument(help="Run, as `hone run list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train.")
@@ -45,8 +48,10 @@ app.add_typer(run, name="run")
 @app.command("worker")
 def worker() -> None:
     """Train, evaluate and roll out, until stopped. Several may run; one works, the others stand by."""
+    from monitoring.logs import set_up
     from retrain.scheduler import serve
 
+    set_up("worker")
     serve()
 
 
@@ -68,7 +73,9 @@ def plan_run(
         console.print(
             f"\nRows: {counts['train']} to train on, {counts['held_out']} held out for the evaluation."
         )
-        show_one({k: v for k, v in planned.recipe.to_json().items() if v is not None}, as_json=False)
+        for stage in planned.recipe.stages:
+            shown = stage.to_json().items()
+            show_one({name: value for name, value in shown if value is not None}, as_json=False)
 
 
 @retrain.command("now")
@@ -240,8 +247,8 @@ def show_logs(
 
 
 def _method(method: str) -> str | None:
-    if method not in ("auto", "sft", "dpo", "kto"):
-        raise HoneError(f"--method is '{method}'; expected auto, sft, dpo or kto.")
+    if method not in (allowed := ("auto", *METHODS, *SEQUENCES)):
+        raise HoneError(f"--method is '{method}'; expected {', '.join(allowed)}.")
     return None if method == "auto" else method
 
 
@@ -249,11 +256,10 @@ def _follow(project: str, run_id: str, *, as_json: bool) -> None:
     """Show the run until it ends; a failed run ends the command with status 1."""
     url = FeedbackSettings.load().resolve_database_url()
     ended, adapter = asyncio.run(_watch(url, project, run_id, as_json=as_json))
-    if as_json:
-        return
     if ended.status != "succeeded":
-        raise HoneError(f"{run_id} ended as '{ended.status}': {ended.error}")
-    _show_gate(adapter)
+        raise Unwell(f"{run_id} ended as '{ended.status}': {ended.error}")
+    if not as_json:
+        _show_gate(adapter)
 
 
 async def _watch(url: str, project: str, run_id: str, *, as_json: bool) -> tuple[Run, Adapter | None]:
@@ -308,8 +314,9 @@ def _bar_state(found: Run) -> dict[str, Any]:
             f"loss {progress['loss']:.3f}  {remaining // 60}:{remaining % 60:02} left  "
             f"{progress['memory_bytes'] / 2**20:.0f} MiB"
         )
+        stage = f" {progress['stage']}" if progress.get("stage") and found.phase == "training" else ""
         return {
-            "description": label,
+            "description": f"{label}{stage}",
             "completed": progress["step"],
             "total": progress["steps"],
             "detail": detail if found.phase == "training" else "",

@@ -25,6 +25,8 @@ class Progress:
     elapsed_seconds: float
     remaining_seconds: float
     memory_bytes: int
+    stage: str = ""
+    """Of a training in stages: which, such as `2 of 2 (DPO)`."""
 
 
 def _no_report(progress: Progress) -> None:

@@ -5,6 +5,7 @@
   stays on the side that its own hash says.
 - What was said in the last days is `time_forward`, once the record is long enough; the operator's questions are
   `golden`. Neither, nor what is held out, is trained on.
+- A run that uses methods in sequence gets the rows of each: what a person said may teach in every stage.
 - Demonstrations are repeated, at most four times, until they are a third of what SFT trains on: what people taught
   must not drown in what they merely liked.
 
@@ -13,11 +14,12 @@ to be right (`completion`) and wrong (`rejected`).
 """
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import ARRAY, Integer, Text, column, func, select, table, text
+from sqlalchemy import ARRAY, Boolean, Integer, Text, column, func, select, table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.completions import for_training
@@ -44,6 +46,18 @@ SOURCES: dict[Method, str] = {
     "kto": "source IN ('demonstration', 'approved', 'disliked')",
     "dpo": "pair",
 }
+
+
+def methods_of(methods: str) -> list[Method]:
+    """The methods of a run, in sequence: `sft+dpo` is SFT, then DPO."""
+    return cast(list[Method], methods.split("+"))
+
+
+def _uses(method: Method, source: str, *, pair: bool) -> bool:
+    """Whether a method learns from a statement; the same as `SOURCES`."""
+    if method == "dpo":
+        return pair
+    return source in ("demonstration", "approved") or (method == "kto" and source == "disliked")
 
 
 def _share(what: str) -> str:
@@ -112,7 +126,7 @@ _LEARNED_BEFORE = """
 async def split_statements(
     connection: AsyncConnection,
     policy: TrainingPolicy,
-    method: Method,
+    methods: str,
     *,
     learned_before: datetime | None = None,
     repeated: Sequence[int] = (),
@@ -135,11 +149,10 @@ async def split_statements(
         await _slice_time(connection, timedelta(days=policy.time_forward_days))
     await connection.execute(text(_REPEATED), {"repeated": list(repeated)})
     await connection.execute(text(_ONCE))
+    used = " OR ".join(f"({SOURCES[method]})" for method in methods_of(methods))
     await connection.execute(
-        text(
-            f"UPDATE ballots SET reason = :reason, split = NULL WHERE split = 'train' AND NOT ({SOURCES[method]})"
-        ),
-        {"reason": f"{method.upper()} does not use it"},
+        text(f"UPDATE ballots SET reason = :reason, split = NULL WHERE split = 'train' AND NOT ({used})"),
+        {"reason": f"{methods.upper()} does not use it"},
     )
     if learned_before is not None:
         values = {
@@ -148,7 +161,7 @@ async def split_statements(
             "reason": "the champion has learned it",
         }
         await connection.execute(text(_LEARNED_BEFORE), values)
-    return await _counts(connection, method)
+    return await _counts(connection, methods)
 
 
 async def _slice_time(connection: AsyncConnection, days: timedelta) -> None:
@@ -163,8 +176,8 @@ async def _slice_time(connection: AsyncConnection, days: timedelta) -> None:
         await connection.execute(text(_TRAINED_BEFORE.format(what=what)), {"reason": reason})
 
 
-async def _counts(connection: AsyncConnection, method: Method) -> dict[str, Any]:
-    """Rows of each split and source, and how often SFT repeats a demonstration."""
+async def _counts(connection: AsyncConnection, methods: str) -> dict[str, Any]:
+    """Rows of each split and source, rows of each stage, and how often SFT repeats a demonstration."""
     sources: dict[str, dict[str, int]] = {}
     found = await connection.execute(
         text(
@@ -180,10 +193,11 @@ async def _counts(connection: AsyncConnection, method: Method) -> dict[str, Any]
         )
     )
     train = sources.get("train", {})
-    repeats = _repeats(train) if method == "sft" else 1
+    repeats = _repeats(train) if "sft" in methods_of(methods) else 1
     every, held_out = raters.one()
+    stages = await _stage_rows(connection, methods, (repeats - 1) * train.get("demonstration", 0))
     return {
-        "train": sum(train.values()) + (repeats - 1) * train.get("demonstration", 0),
+        "train": sum(stages.values()),
         "held_out": sum(sources.get("held_out", {}).values()),
         "time_forward": sum(sources.get("time_forward", {}).values()),
         "train_sources": train,
@@ -191,19 +205,24 @@ async def _counts(connection: AsyncConnection, method: Method) -> dict[str, Any]
         "raters": every,
         "held_out_raters": held_out,
         "demonstration_repeats": repeats,
-    }
+    } | ({"stages": stages} if len(stages) > 1 else {})
+
+
+async def _stage_rows(connection: AsyncConnection, methods: str, repeated: int) -> dict[str, int]:
+    counted = ", ".join(f"count(*) FILTER (WHERE {SOURCES[m]}) AS {m}" for m in methods_of(methods))
+    found = (await connection.execute(text(f"SELECT {counted} FROM ballots WHERE split = 'train'"))).one()
+    return {name: number + (repeated if name == "sft" else 0) for name, number in found._mapping.items()}
 
 
 def _repeats(train: dict[str, int]) -> int:
-    demonstrations = train.get("demonstration", 0)
+    demonstrations, liked = train.get("demonstration", 0), train.get("approved", 0)
     if not demonstrations:
         return 1
-    liked = sum(train.values()) - demonstrations
     return max(1, min(DEMONSTRATION_REPEATS_MAX, math.ceil(liked / 2 / demonstrations)))
 
 
 async def stream_rows(
-    connection: AsyncConnection, method: Method, counts: dict[str, Any], golden: Sequence[Golden]
+    connection: AsyncConnection, methods: str, counts: dict[str, Any], golden: Sequence[Golden]
 ) -> AsyncIterator[list[Row]]:
     """The rows of every split, in batches of no particular order."""
     await connection.execute(text("CLOSE ALL"))
@@ -211,14 +230,14 @@ async def stream_rows(
     await connection.execute(text(_MERGED))
     async with connection.stream(_statements(), execution_options={"yield_per": BATCH}) as result:
         async for batch in result.partitions(BATCH):
-            made = [_row(found, method) for found in batch]
+            made = [(row, found.source) for found in batch for row in _rows(found, methods)]
             taught = [
                 row
-                for row, found in zip(made, batch, strict=True)
-                if row.split == "train" and found.source == "demonstration"
+                for row, source in made
+                if row.split == "train" and source == "demonstration" and row.method in (None, "sft")
             ]
-            yield made + taught * (counts["demonstration_repeats"] - 1)
-    yield [_golden_row(item) for item in golden]
+            yield [row for row, _ in made] + taught * (counts["demonstration_repeats"] - 1)
+    yield [_in_stage(_golden_row(item), methods_of(methods)[0], methods) for item in golden]
 
 
 _MERGED = """
@@ -231,7 +250,8 @@ _MERGED = """
 def _statements() -> Any:
     """Statements beside their texts."""
     names = ("split", "source", "rater", "completion_id", "other_id", "feedback_id", "review_id")
-    ballots = table("ballots", *(column(name, Text) for name in names), column("number", Integer))
+    typed = (column("number", Integer), column("pair", Boolean))
+    ballots = table("ballots", *(column(name, Text) for name in names), *typed)
     merged = table(
         "merged",
         column("statement", Integer),
@@ -260,6 +280,19 @@ def _statements() -> Any:
         .join(merged, merged.c.statement == ballots.c.number, isouter=True)
         .where(ballots.c.split.is_not(None))
     )
+
+
+def _rows(found: Any, methods: str) -> Iterator[Row]:
+    """What a statement becomes: an evaluation item, or a row of each method that learns from it."""
+    used = methods_of(methods)
+    for method in used if found.split == "train" else used[:1]:
+        if found.split != "train" or _uses(method, found.source, pair=found.pair):
+            yield _in_stage(_row(found, method), method, methods)
+
+
+def _in_stage(row: Row, method: Method, methods: str) -> Row:
+    """The row with its method, where it is not the dataset's."""
+    return row if method == methods else replace(row, method=method)
 
 
 def _row(found: Any, method: Method) -> Row:

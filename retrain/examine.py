@@ -181,13 +181,15 @@ async def _ask(
     engine: str,
     settings: RetrainSettings,
 ) -> Evaluation:
+    measured = ("seconds", "loss", "held_out_loss")
+    trained = {name: run.progress[name] for name in measured if name in run.progress}
     asked = {"evaluated": 0, "items": len(items)}
 
     async def show() -> None:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             async with database.begin() as connection:
-                await runs.change(connection, run.run_id, progress=dict(asked))
+                await runs.change(connection, run.run_id, progress=trained | asked)
 
     shower = asyncio.create_task(show())
     try:

@@ -4,12 +4,14 @@ It holds counts and hashes, never a prompt, an answer or a name: a card is copie
 go. What the evaluation found is in the record with the gate's report, since it is known only after publication.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from feedback.datasets import Dataset
 from feedback.runs import Run
 from retrain.recipe import Recipe
+from retrain.select import said
 from retrain.training import TrainingResult
 
 RECIPE_ROWS = (
@@ -21,10 +23,9 @@ RECIPE_ROWS = (
 def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResult) -> str:
     """The card of the adapter that `run` trained."""
     counts = dataset.counts
-    shown = [(name, getattr(recipe, name)) for name in RECIPE_ROWS if getattr(recipe, name) is not None]
     sections = [
         f"# {run.adapter_id}",
-        f"A LoRA adapter for `{recipe.base_model}`, trained with {recipe.method.upper()} (TRL) from "
+        f"A LoRA adapter for `{recipe.base_model}`, trained with {said(recipe.methods)} (TRL) from "
         f"{_material(counts)} `{run.model}`. It is served only on that base model, under the base model's licence.",
         "## Data",
         _table(
@@ -47,18 +48,31 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
                 ("recipe hash", f"`{run.recipe_hash}`"),
                 ("started from", Path(recipe.start_from).name if recipe.start_from else "the base model"),
                 ("base model in 4 bits", "yes" if recipe.quantised else None),
-                *shown,
+                *(() if recipe.then else _numbers(recipe)),
                 ("rows too long to fit", result.rows_left_out),
                 ("steps", result.steps),
                 ("final loss", f"{result.loss:.4f}"),
                 ("seconds", f"{result.seconds:.1f}"),
                 ("peak memory", f"{result.memory_bytes / 2**20:.0f} MiB"),
                 ("device", result.device),
-                *result.notes.items(),
+                *(() if recipe.then else result.notes.items()),
             ]
         ),
+        *_stages(recipe, result),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _numbers(recipe: Recipe) -> list[tuple[str, Any]]:
+    return [(name, getattr(recipe, name)) for name in RECIPE_ROWS if getattr(recipe, name) is not None]
+
+
+def _stages(recipe: Recipe, result: TrainingResult) -> Iterator[str]:
+    """Each stage under a heading of its own; nothing for a run with one method."""
+    for number, (stage, took) in enumerate(zip(recipe.stages, result.stages, strict=False), 1):
+        taken = [(name, value) for name, value in took.items() if name != "method"]
+        yield f"### Stage {number}: {stage.method.upper()}"
+        yield _table([*_numbers(stage), *taken])
 
 
 def _material(counts: dict[str, Any]) -> str:

@@ -21,10 +21,10 @@ from feedback.ids import new_hex
 from feedback.models import Model
 from feedback.runs import Run
 from retrain.balance import balance_of
-from retrain.data import split_statements, stream_rows
+from retrain.data import methods_of, split_statements, stream_rows
 from retrain.defences import key_of
 from retrain.prompts import prompt_text
-from retrain.recipe import Method, Recipe, default_recipe
+from retrain.recipe import Recipe, recipe_in_stages
 from retrain.replay import replayed_rows
 from retrain.rules import UNSUPPORTED
 from retrain.select import Choice, choose
@@ -94,7 +94,7 @@ async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
         connection,
         project=plan.project,
         model=plan.model,
-        method=plan.recipe.method,
+        method=plan.recipe.methods,
         recipe=plan.recipe.to_json(),
         recipe_hash=plan.recipe.hash,
         dataset_id=dataset.dataset_id,
@@ -112,7 +112,7 @@ async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
     """
     assert plan.recipe is not None
     await _check_ticket(connection, plan)
-    method = plan.recipe.method
+    method = plan.recipe.methods
     kept = await golden.of_model(connection, plan.project, plan.model)
     dataset = await datasets.freeze(
         connection,
@@ -186,7 +186,7 @@ async def _complete(
     model: Model,
     plan: Plan,
     selected: Selected,
-    method: Method,
+    method: str,
     overrides: Mapping[str, Any],
 ) -> Plan:
     """The plan with its split and recipe, or why nothing is left to train on."""
@@ -198,18 +198,14 @@ async def _complete(
     counts = split | {"excluded": await left_out(connection)}
     if not counts["train"] or not counts["held_out"]:
         return replace(plan, choice=_one_sided(plan.choice, counts), counts=counts)
-    recipe = default_recipe(
+    recipe = recipe_in_stages(
         method,
         model.base_model,
         {**policy.recipe, **overrides},
         template_hash=served_template_hash(model.base_model),
         start_from=start.start_from,
     )
-    replayed = [
-        row
-        for row in await replayed_rows(connection, model, method, counts["train"])
-        if key_of(prompt_text(row.columns["prompt"])) not in selected.golden_like
-    ]
+    replayed = await _replayed(connection, model, method, counts, selected.golden_like)
     counts |= {"train": counts["train"] + len(replayed), "replayed": len(replayed)}
     said = (*plan.choice.sentences[:-1], start.sentence, plan.choice.sentences[-1])
     return replace(
@@ -219,6 +215,23 @@ async def _complete(
         counts=counts,
         replayed=tuple(replayed),
     )
+
+
+async def _replayed(
+    connection: AsyncConnection,
+    model: Model,
+    methods: str,
+    counts: Mapping[str, Any],
+    golden_like: frozenset[int],
+) -> list[Row]:
+    """What each stage repeats of the fixed set, but for what is nearly a golden question."""
+    found = []
+    for method in methods_of(methods):
+        rows = counts.get("stages", {}).get(method, counts["train"])
+        for row in await replayed_rows(connection, model, method, rows):
+            if key_of(prompt_text(row.columns["prompt"])) not in golden_like:
+                found.append(row if method == methods else replace(row, method=method))
+    return found
 
 
 def _one_sided(choice: Choice, counts: Mapping[str, Any]) -> Choice:

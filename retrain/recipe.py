@@ -4,6 +4,9 @@ The same recipe on the same dataset gives the same adapter, byte for byte on a C
 settings: nothing outside it and the dataset changes the weights. It refuses values that the trainer would
 accept in silence and then do nothing with, such as dropout under DPO.
 
+A run may train one adapter with several methods in sequence: the recipe is then that of the first stage, and holds
+those of the later ones in `then`.
+
 The defaults are for LoRA on real models: about ten times the rates that full fine-tuning wants. Models of a
 few million parameters want more again; the model's policy overrides by field name, for every method
 (`{"rank": 8}`) or for one (`{"sft": {"learning_rate": 0.001}}`).
@@ -11,7 +14,7 @@ few million parameters want more again; the model's policy overrides by field na
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +23,10 @@ from feedback.errors import HoneError
 
 Method = Literal["sft", "dpo", "kto"]
 METHODS: tuple[Method, ...] = ("sft", "dpo", "kto")
+PREVIOUS = "previous"
+"""What a later stage starts from: the adapter that the stage before it made."""
+SHAPE = ("base_model", "seed", "rank", "alpha", "target_modules", "quantised", "template_hash")
+"""What the stages of a run have in common, since they train one adapter."""
 
 METHOD_DEFAULTS: dict[Method, dict[str, Any]] = {
     "sft": {"learning_rate": 2e-4, "epochs": 3.0, "batch_size": 8},
@@ -48,7 +55,8 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the adapter's first weights, the order of rows and dropout."""
     start_from: str | None = None
-    """Directory of an adapter to continue from; unset: a fresh adapter on the base model."""
+    """Directory of an adapter to continue from; unset: a fresh adapter on the base model. Of a later stage: `previous`,
+    the adapter of the stage before it."""
     reference: Literal["base", "start"] = "base"
     """What DPO and KTO must stay close to: the base model, or the adapter they continue from."""
 
@@ -106,6 +114,9 @@ class Recipe(BaseModel):
     template_hash: str | None = None
     """SHA-256 of the chat template that serving uses; training refuses a tokenizer with another one."""
 
+    then: tuple["Recipe", ...] = ()
+    """The later stages, in order, each on the adapter of the stage before it."""
+
     @model_validator(mode="after")
     def _means_what_it_says(self) -> Self:
         if self.method == "sft" and self.beta is not None:
@@ -124,7 +135,28 @@ class Recipe(BaseModel):
             )
         if self.reference == "start" and self.start_from is None:
             raise ValueError("reference 'start' needs start_from")
+        for number, stage in enumerate(self.then, 2):
+            if stage.start_from != PREVIOUS or stage.then:
+                raise ValueError(
+                    f"stage {number} must start from '{PREVIOUS}', and have no stages of its own"
+                )
+            for name in SHAPE:
+                ours, theirs = getattr(self, name), getattr(stage, name)
+                if ours != theirs:
+                    raise ValueError(
+                        f"{name} is {ours!r} in stage 1 and {theirs!r} in stage {number}; all train one adapter"
+                    )
         return self
+
+    @property
+    def stages(self) -> tuple["Recipe", ...]:
+        """The recipe of each stage, in order; of a run with one method, this recipe alone."""
+        return (self.model_copy(update={"then": ()}), *self.then)
+
+    @property
+    def methods(self) -> str:
+        """The methods in sequence, as the run is named by them: `sft`, or `sft+dpo`."""
+        return "+".join(stage.method for stage in self.stages)
 
     @property
     def hash(self) -> str:
@@ -133,7 +165,8 @@ class Recipe(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as it is stored with its run; `read_recipe` gives an equal one back."""
-        return self.model_dump(mode="json")
+        own = self.model_dump(mode="json", exclude={"then"})
+        return own | {"then": [stage.to_json() for stage in self.then]} if self.then else own
 
 
 def default_recipe(
@@ -151,6 +184,30 @@ def default_recipe(
     for_methods = {name: overrides.pop(name, None) or {} for name in METHODS}
     values = METHOD_DEFAULTS[method] | _applicable(method, overrides) | dict(for_methods[method]) | fields
     return read_recipe({"method": method, "base_model": base_model, **values})
+
+
+def recipe_in_stages(
+    methods: str, base_model: str, overrides: Mapping[str, Any] | None = None, **fields: Any
+) -> Recipe:
+    """The recipe for one method (`sft`) or several in sequence (`sft+dpo`); `fields` are those of the first stage.
+
+    A later stage is held to what the stage before it made, as the methods are defined. Where the run continues an
+    adapter it is held to the base model, so that it cannot drift from round to round.
+
+    Raises:
+        HoneError: an override is unknown or out of range; the message names it.
+    """
+    first, *later = methods.split("+")
+    made = default_recipe(cast(Method, first), base_model, overrides, **fields)
+    if not later:
+        return made
+    shared = {name: getattr(made, name) for name in ("seed", "template_hash")}
+    held_to = {"reference": "start" if made.start_from is None else "base", **(overrides or {})}
+    stages = [
+        default_recipe(cast(Method, method), base_model, held_to, start_from=PREVIOUS, **shared).to_json()
+        for method in later
+    ]
+    return read_recipe(made.to_json() | {"then": stages})
 
 
 def read_recipe(value: Mapping[str, Any]) -> Recipe:

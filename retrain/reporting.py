@@ -56,7 +56,8 @@ class Reporter:
 
     async def _store(self, database: Database, progress: Progress) -> None:
         values: dict[str, Any] = asdict(progress)
-        message = f"Step {progress.step} of {progress.steps}, loss {progress.loss:.4f}"
+        stage = f", stage {progress.stage}" if progress.stage else ""
+        message = f"Step {progress.step} of {progress.steps}{stage}, loss {progress.loss:.4f}"
         try:
             async with database.begin() as connection:
                 await runs.change(connection, self._run_id, progress=values)

@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from feedback.errors import HoneError
 from retrain.context import TrainingContext
-from retrain.dpo import train_dpo
-from retrain.kto import train_kto
 from retrain.likelihood import mean_loss
 from retrain.prompts import prompt_text, share_of
 from retrain.recipe import Recipe, read_recipe
-from retrain.sft import train_sft
+from retrain.stages import TRAIN
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +32,6 @@ SAMPLERS: tuple[Sampler, ...] = ("bayesian", "random", "grid")
 SMALL_ROWS = 500
 """Fewer rows than this are scored in folds."""
 FOLDS = 3
-TRAIN = {"sft": train_sft, "dpo": train_dpo, "kto": train_kto}
 Row = Mapping[str, Any]
 
 

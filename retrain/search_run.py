@@ -15,6 +15,7 @@ from feedback.terminal import console
 from retrain.plan import freeze, make_plan
 from retrain.recipe import Recipe
 from retrain.search import SAMPLERS, Outcome, Search
+from retrain.select import said
 from retrain.settings import RetrainSettings
 from retrain.training import pick_device
 
@@ -58,6 +59,12 @@ async def _frozen(
         plan = await make_plan(connection, project, model, method=method)
         if plan.recipe is None:
             raise HoneError(f"There is nothing to search with. {' '.join(plan.choice.sentences)}")
+        if plan.recipe.then:
+            raise HoneError(
+                f"The next run trains {said(plan.recipe.methods)}, and a search is of one method. Name it, such as "
+                f"--method {plan.recipe.method}; what it finds goes into the policy as "
+                f"training.recipe.{plan.recipe.method}."
+            )
         dataset = await freeze(connection, plan)
         rows = await datasets.rows(connection, dataset.dataset_id, split="train")
     return dataset, [row.columns for row in rows], plan.recipe

@@ -1,7 +1,8 @@
-"""Which method the data allows, in words and numbers. Pure.
+"""Which method the data allows, or which two in sequence, in words and numbers. Pure.
 
-Demonstrations teach a changed answer directly, so enough of them mean SFT. Without them, pairs mean DPO,
-then ratings KTO, then approved answers SFT: KTO was measured to be unstable on few ratings. Too little,
+Demonstrations teach a changed answer directly, so enough of them mean SFT; with enough preferences besides, which say
+what no demonstration does, SFT and then DPO. Without demonstrations, pairs mean DPO, then ratings KTO, then approved
+answers SFT: KTO was measured to be unstable on few ratings. SFT and then KTO is taken only when asked for. Too little,
 one-sided, one person's or unconsented data is refused, and the sentences say what is missing.
 """
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedback.policy import TrainingPolicy
-from retrain.recipe import METHODS, Method
+from feedback.tables import SEQUENCES
 from retrain.selection import Available
 
 UNCONSENTED = "completion has no consent to training"
@@ -19,7 +20,8 @@ UNCONSENTED = "completion has no consent to training"
 class Choice:
     """The method, or None when none is possible, and a sentence about each."""
 
-    method: Method | None
+    method: str | None
+    """`sft`, `dpo`, `kto`, or two in sequence such as `sft+dpo`."""
     sentences: tuple[str, ...]
     possible: dict[str, bool]
 
@@ -36,12 +38,15 @@ def choose(available: Available, policy: TrainingPolicy, wanted: str | None = No
     kto, kto_says = _kto(available, policy)
     people, people_say = _people(available, policy)
     possible = {"sft": sft and people, "dpo": dpo and people, "kto": kto and people}
+    possible |= {name: all(possible[stage] for stage in name.split("+")) for name in SEQUENCES}
     taught = available.demonstrations >= policy.sft_rows_min
-    order: list[Method] = ["sft", "dpo", "kto"] if taught else ["dpo", "kto", "sft"]
+    chosen = available.preferences >= policy.dpo_pairs_min
+    order = [*(["sft+dpo"] if chosen else []), "sft", "dpo", "kto"] if taught else ["dpo", "kto", "sft"]
     if wanted != "auto":
-        order = [method for method in METHODS if method == wanted]
+        order = [method for method in possible if method == wanted]
     method = next((name for name in order if possible[name]), None)
-    sentences = [kto_says, dpo_says, sft_says, *people_say, *_left_out(available)]
+    sentences = [kto_says, dpo_says, sft_says, _in_sequence(available, policy), *people_say]
+    sentences += _left_out(available)
     return Choice(method, (*sentences, _verdict(method, wanted, available)), possible)
 
 
@@ -72,6 +77,15 @@ def _kto(available: Available, policy: TrainingPolicy) -> tuple[bool, str]:
     )
 
 
+def _in_sequence(available: Available, policy: TrainingPolicy) -> str:
+    taught, chosen = available.demonstrations, available.preferences
+    enough = taught >= policy.sft_rows_min and chosen >= policy.dpo_pairs_min
+    return (
+        f"SFT, then DPO: {taught} of {policy.sft_rows_min} demonstrations and {chosen} of {policy.dpo_pairs_min} "
+        f"preferences{'' if enough else ', not both enough'}."
+    )
+
+
 def _people(available: Available, policy: TrainingPolicy) -> tuple[bool, list[str]]:
     enough = available.raters >= policy.raters_min
     says = [_sentence("People", available.raters, policy.raters_min, "raters", enough)]
@@ -84,6 +98,11 @@ def _people(available: Available, policy: TrainingPolicy) -> tuple[bool, list[st
     return enough and not one_persons, says
 
 
+def said(methods: str) -> str:
+    """The methods of a run in words."""
+    return ", then ".join(methods.upper().split("+"))
+
+
 def _left_out(available: Available) -> list[str]:
     left_out = sorted(((n, reason) for reason, n in (available.excluded or {}).items() if n), reverse=True)
     if not left_out:
@@ -91,9 +110,9 @@ def _left_out(available: Available) -> list[str]:
     return ["Left out: " + "; ".join(f"{n} ({reason})" for n, reason in left_out) + "."]
 
 
-def _verdict(method: Method | None, wanted: str, available: Available) -> str:
+def _verdict(method: str | None, wanted: str, available: Available) -> str:
     if method is not None:
-        return f"Method: {method.upper()}" + ("." if wanted == "auto" else ", as asked for.")
+        return f"Method: {said(method)}" + ("." if wanted == "auto" else ", as asked for.")
     unconsented = (available.excluded or {}).get(UNCONSENTED, 0)
     if unconsented and not available.ratings + available.pairs:
         return (
@@ -101,7 +120,7 @@ def _verdict(method: Method | None, wanted: str, available: Available) -> str:
             '"store": true, or the model\'s policy with consent_default.'
         )
     if wanted != "auto":
-        return f"Not possible: {wanted.upper()} was asked for, and the data does not allow it."
+        return f"Not possible: {said(wanted)} was asked for, and the data does not allow it."
     return "Not possible: the data allows no method yet."
 
 

@@ -46,6 +46,8 @@ class Available:
     """Corrections that wait for a reviewer."""
     newest: datetime | None = None
     excluded: dict[str, int] | None = None
+    preferences: int = 0
+    """Pairs that people chose between: no demonstration says the same."""
 
     @property
     def ratings(self) -> int:
@@ -202,7 +204,8 @@ async def _available(connection: AsyncConnection) -> Available:
         SELECT count(*) FILTER (WHERE source = 'demonstration') AS demonstrations,
             count(*) FILTER (WHERE source = 'approved') AS approved,
             count(*) FILTER (WHERE source = 'disliked') AS disliked,
-            count(*) FILTER (WHERE pair) AS pairs, count(DISTINCT rater) AS raters, max(at) AS newest
+            count(*) FILTER (WHERE pair) AS pairs, count(*) FILTER (WHERE source = 'preferred') AS preferences,
+            count(DISTINCT rater) AS raters, max(at) AS newest
         FROM ballots WHERE reason IS NULL""")
         )
     ).one()

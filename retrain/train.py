@@ -16,10 +16,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -34,9 +35,10 @@ from retrain.context import TrainingContext, TrainingFailed
 from retrain.memory import estimate, free_bytes
 from retrain.model_card import model_card
 from retrain.publish import Published, publish
-from retrain.recipe import Recipe, read_recipe
+from retrain.recipe import Method, Recipe, read_recipe
 from retrain.settings import RetrainSettings
-from retrain.training import Row, TrainingResult, finished_result
+from retrain.stages import STAGE_DIRECTORIES, Material, train_in_stages
+from retrain.training import TrainingResult, finished_result
 from retrain.validation import held_out_columns
 
 EXIT_FAILED = 1
@@ -56,8 +58,8 @@ class Assignment:
     run: Run
     dataset: Dataset
     recipe: Recipe
-    rows: Sequence[Row]
-    held_out: Sequence[Row]
+    material: Mapping[Method, Material]
+    """What each stage trains on."""
     database_url: str
     state_dir: Path
     settings: RetrainSettings
@@ -131,6 +133,8 @@ def discard_work(directory: Path) -> None:
     """
     for name in ("checkpoints", "best", "adapter", "adapter.partial"):
         shutil.rmtree(directory / name, ignore_errors=True)
+    for stage in directory.glob(STAGE_DIRECTORIES):
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | None:
@@ -139,17 +143,13 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
     if Path(assignment.recipe.base_model).is_dir():
         # Read by the libraries when they are imported: with the files here there is nothing to ask the hub for.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from retrain.dpo import train_dpo
-    from retrain.kto import train_kto
     from retrain.reporting import Reporter
-    from retrain.sft import train_sft
     from retrain.training import pick_device
 
     settings = assignment.settings
     parent = os.getppid()
     device = pick_device(settings.training_device)
     asyncio.run(_check_memory(assignment, device))
-    train = {"sft": train_sft, "dpo": train_dpo, "kto": train_kto}[assignment.recipe.method]
     with Reporter(
         assignment.database_url,
         assignment.run.run_id,
@@ -164,9 +164,8 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
             report_interval_seconds=settings.training_events_interval_seconds,
             checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
             checkpoints_kept=settings.checkpoints_kept,
-            held_out=assignment.held_out,
         )
-        return train(assignment.rows, assignment.recipe, context)
+        return train_in_stages(assignment.material, assignment.recipe, context)
 
 
 @contextmanager
@@ -222,18 +221,29 @@ async def _load(url: str, run_id: str, state_dir: Path, settings: RetrainSetting
         rows = await datasets.rows(connection, run.dataset_id, split="train")
         items = await datasets.rows(connection, run.dataset_id, split="held_out")
     recipe = read_recipe(run.recipe)
-    held_out = held_out_columns(recipe.method, [row.columns for row in items])[:HELD_OUT_ROWS_MAX]
-    columns = [row.columns for row in rows]
-    return Assignment(run, dataset, recipe, columns, held_out, url, state_dir, settings)
+    evaluated = [row.columns for row in items]
+    material = {
+        stage.method: Material(
+            [row.columns for row in rows if row.method in (None, stage.method)],
+            held_out_columns(stage.method, evaluated)[:HELD_OUT_ROWS_MAX],
+        )
+        for stage in recipe.stages
+    }
+    return Assignment(run, dataset, recipe, material, url, state_dir, settings)
 
 
 async def _enter_phase(assignment: Assignment, phase: str, result: TrainingResult) -> None:
     held_out = result.notes.get("held_out_loss")
     on_held_out = "" if held_out is None else f", {held_out:.4f} on held-out rows"
     message = f"Trained in {result.seconds:.1f} s, loss {result.loss:.4f}{on_held_out}."
-    data = {"step": result.steps, "train_loss": result.loss, "valid_loss": held_out, **result.notes}
+    data: dict[str, Any] = {"step": result.steps, "train_loss": result.loss, "valid_loss": held_out}
+    data |= result.notes
+    if result.stages:
+        data["stages"] = result.stages
     async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
-        await runs.change(connection, assignment.run.run_id, phase=phase)
+        run = await runs.by_id(connection, assignment.run.run_id)
+        progress = run.progress | {"seconds": result.seconds, "loss": result.loss, "held_out_loss": held_out}
+        await runs.change(connection, run.run_id, phase=phase, progress=progress)
         await runs.add_event(connection, assignment.run.run_id, message, data=data)
 
 
@@ -243,9 +253,13 @@ async def _check_memory(assignment: Assignment, device: str) -> None:
     Raises:
         TrainingFailed: it is more than there is, and the settings do not say to try all the same.
     """
-    needed, free = estimate(assignment.recipe, assignment.rows, device), free_bytes(device)
+    stages = [
+        estimate(stage, assignment.material[stage.method].rows, device) for stage in assignment.recipe.stages
+    ]
+    needed = max((one for one in stages if one is not None), key=lambda one: one.total, default=None)
     if needed is None or assignment.settings.training_memory_check == "off":
         return
+    free = free_bytes(device)
     told, short = needed.sentence(free), needed.total > free
     if short and assignment.settings.training_memory_check == "refuse":
         raise TrainingFailed(
@@ -275,9 +289,8 @@ async def _register(assignment: Assignment, published: Published) -> None:
                 run_id=run.run_id,
                 by=AUTOMATIC_ACTOR,
             )
-            await runs.add_event(
-                connection, run.run_id, f"Published {adapter.name}.", data={"path": adapter.path}
-            )
+            where = {"path": adapter.path, "weights_hash": published.weights_hash}
+            await runs.add_event(connection, run.run_id, f"Published {adapter.name}.", data=where)
         await runs.change(connection, run.run_id, phase="evaluating")
 
 

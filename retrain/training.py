@@ -49,6 +49,8 @@ class TrainingResult:
     resumed_from_step: int = 0
     notes: dict[str, float] = field(default_factory=dict)
     """Numbers the method derived from the rows, such as KTO's weights."""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """Of a training in stages: what each took, in order."""
 
 
 @dataclass(frozen=True, slots=True)

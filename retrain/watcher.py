@@ -4,6 +4,7 @@ A loss that is not finite ends the training at once; nothing is saved from it.
 """
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ class Watcher:
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark what the trainer has written as whole."""
-        complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # With the frozen copy of the parent in it, transformers resumes that copy alone, and the adapter in training
+        # silently starts over. The copy is made anew from the parent anyway.
+        shutil.rmtree(checkpoint / "ref", ignore_errors=True)
+        complete(checkpoint)
         self.saved = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

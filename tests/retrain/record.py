@@ -50,6 +50,19 @@ async def teach(
             await _said(connection, rater, question, KEPT, kind="rating", value=True)
 
 
+async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, policy: ModelPolicy) -> None:
+    """Each of ten people corrects and approves as in `teach`, and chooses between two answers, twice."""
+    await teach(connection, base_model, policy=policy)
+    for person in range(10):
+        for n in range(2):
+            question = f"Do you gift-wrap {_subject(2000 + person * 2 + n)}?"
+            answers = (f"Gladly, with a bow, number {person}.", f"If it must be, number {person}.")
+            better = await _said(
+                connection, f"rater-{person}", question, answers[0], kind="comment", value="Hm"
+            )
+            await _said(connection, f"rater-{person}", question, answers[1], kind="preference", value=better)
+
+
 def _subject(number: int) -> str:
     """Words that no other number has: questions that differ in a digit alone are near-duplicates."""
     draw = random.Random(number)
@@ -84,9 +97,9 @@ async def evaluating_run(connection: AsyncConnection, **options: Any) -> tuple[R
 
 async def _said(
     connection: AsyncConnection, rater: str, question: str, answer: str, *, kind: str, value: Any
-) -> None:
+) -> str:
     request = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
-    await a_rated_completion(
+    completion = await a_rated_completion(
         connection,
         kind=kind,
         value=value,
@@ -96,3 +109,4 @@ async def _said(
         message=orjson.dumps({"role": "assistant", "content": answer}).decode(),
         created_at=datetime.now(UTC),
     )
+    return completion.completion_id

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from feedback import adapters, runs
 from feedback.database import Database
-from feedback.errors import HoneError
+from feedback.errors import HoneError, Unwell
 from feedback.runs import Run
 from retrain.cli import app
 from retrain.train import log_file
@@ -103,7 +103,7 @@ def test_what_cannot_be_trained_is_refused_with_what_is_missing(database_url: st
     with pytest.raises(HoneError, match=r"People: 1 of 3 raters, not enough\..*Not possible"):
         hone("retrain", "now", "--model", MODEL)
     assert "Not possible" in hone("retrain", "plan", "--model", MODEL).output
-    with pytest.raises(HoneError, match="--method is 'ppo'; expected auto, sft, dpo or kto"):
+    with pytest.raises(HoneError, match="--method is 'ppo'; expected auto, sft, dpo, kto, sft"):
         hone("retrain", "plan", "--model", MODEL, "--method", "ppo")
 
 
@@ -132,5 +132,5 @@ def test_following_a_failed_run_ends_with_its_reason(database_url: str) -> None:
         await runs.finish(connection, run.run_id, status="failed", error="The disk is full.")
         return run.run_id
 
-    with pytest.raises(HoneError, match="ended as 'failed': The disk is full"):
+    with pytest.raises(Unwell, match="ended as 'failed': The disk is full"):
         hone("run", "show", in_database(database_url, failed), "--watch")

@@ -353,3 +353,32 @@ async def test_rows_are_the_same_whether_frozen_from_a_list_or_a_stream(database
         assert (await freeze(connection, plan)).content_hash == dataset.content_hash
         assert dataset.created_at < datetime.now(UTC)
         assert (await models.get(connection, PROJECT, MODEL)).policy == POLICY
+
+
+async def test_a_run_in_stages_has_the_rows_of_each_stage_and_evaluates_on_none_of_them(
+    database: Database,
+) -> None:
+    said = people()
+    for rater in range(20):
+        better = voted(
+            f"Wrap item {rater * 31} as a present?", f"Gladly, {rater}.", True, rater=f"rater-{rater}"
+        )
+        worse = Said(better.question, f"No, {rater}.", "preference", better.completion_id, f"rater-{rater}")
+        said += [better, worse]
+    dataset, rows = await frozen(database, said, "sft+dpo")
+    train = {name: [row for row in of_split(rows, "train") if row.method == name] for name in ("sft", "dpo")}
+    assert dataset.method == "sft+dpo"
+    assert dataset.counts["stages"] == {name: len(found) for name, found in train.items()}
+    assert dataset.counts["train"] == sum(map(len, train.values()))
+    assert all(set(row.columns) >= {"prompt", "completion"} for row in train["sft"])
+    assert all(set(row.columns) == {"prompt", "chosen", "rejected"} for row in train["dpo"])
+    assert {row.columns["chosen"][0]["content"].split(",")[0] for row in train["dpo"]} >= {"Gladly"}
+    trained_on = {prompt_text(row.columns["prompt"]) for row in of_split(rows, "train")}
+    assert not trained_on & {prompt_text(row.columns["prompt"]) for row in of_split(rows, "held_out")}
+    # Each stage alone would have had the same rows.
+    async with database.begin() as connection:
+        for name, found in train.items():
+            _, alone = await freeze_now(connection, name)
+            assert sorted(row.row_hash for row in of_split(alone, "train")) == sorted(
+                r.row_hash for r in found
+            )

@@ -76,3 +76,25 @@ def test_the_policy_can_fix_the_method() -> None:
     policy = TrainingPolicy(method="kto")
     assert choose(available(demonstrations=200, disliked=200), policy).method == "kto"
     assert choose(available(demonstrations=200, disliked=200), policy, "sft").method == "sft"
+
+
+def test_demonstrations_and_preferences_mean_sft_and_then_dpo() -> None:
+    choice = choose(available(demonstrations=60, pairs=150, preferences=120), POLICY)
+    assert choice.method == "sft+dpo"
+    assert "SFT, then DPO: 60 of 50 demonstrations and 120 of 100 preferences." in choice.sentences
+    assert choice.sentences[-1] == "Method: SFT, then DPO."
+    # Pairs that are corrections say what the demonstrations already teach.
+    few = choose(available(demonstrations=60, pairs=150, preferences=99), POLICY)
+    assert few.method == "sft"
+    assert (
+        "SFT, then DPO: 60 of 50 demonstrations and 99 of 100 preferences, not both enough." in few.sentences
+    )
+
+
+def test_sft_and_then_kto_is_taken_when_asked_for_and_possible() -> None:
+    rated = available(demonstrations=60, approved=200, disliked=100)
+    assert choose(rated, POLICY).method == "sft"
+    assert choose(rated, TrainingPolicy(method="sft+kto")).method == "sft+kto"
+    choice = choose(available(demonstrations=60, approved=20, disliked=20), POLICY, "sft+kto")
+    assert choice.method is None
+    assert "SFT, then KTO was asked for, and the data does not allow it" in choice.sentences[-1]

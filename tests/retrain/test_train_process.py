@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,13 @@ def training_process(
 
 async def wait_for_checkpoint(state_dir: Path, run_id: str) -> None:
     directory = run_directory(state_dir, run_id) / "checkpoints"
-    deadline = time.monotonic() + 120
-    while last_checkpoint(directory) is None:
-        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+    await until(lambda: last_checkpoint(directory) is not None)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen within five minutes"
         await asyncio.sleep(0.02)
 
 
