@@ -169,8 +169,12 @@ class Child:
             await asyncio.sleep(self._backoff.pause(self._failures))
             try:
                 await self._start_once()
-            except HoneError as error:
-                self._say(f"{error.args[0].splitlines()[0]} Trying again. Log: {self.log_file}")
+            except (HoneError, OSError) as error:
+                own = isinstance(error, HoneError)
+                reason = (
+                    f"{error}".splitlines()[0] if own else f"{self.service.name} cannot be started: {error}."
+                )
+                self._say(f"{reason} Trying again. Log: {self.log_file}")
                 self._reap()
                 continue
             self.restarts += 1
@@ -216,10 +220,12 @@ class Child:
         session = self._process.pid
         members = {str(pid): identity(pid) for pid in self._pids()}
         if members != self._members:
-            self._members = members
-            self.pid_file.parent.mkdir(parents=True, exist_ok=True)
             record = {"pid": session, "command": self.service.command.argv, "members": members}
-            write_private(self.pid_file, json.dumps(record))
+            # On a full disk it is noted at a later look: the child goes on meanwhile, and so does its watch.
+            with contextlib.suppress(OSError):
+                self.pid_file.parent.mkdir(parents=True, exist_ok=True)
+                write_private(self.pid_file, json.dumps(record))
+                self._members = members
 
     def _has_ended(self) -> bool:
         """Whether the leader has ended, without reaping it: its number stays ours until `_reap`."""

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from deploy import process
-from deploy.launch import Command
+from deploy.files import write_private
+from deploy.launch import Command, spawn
 from deploy.process import Backoff, Child, Service, end_leftover, identity, rotate
 from feedback.errors import HoneError
 
@@ -103,6 +104,44 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     made = Stage(tmp_path)
     yield made
     await made.clear()
+
+
+def test_a_note_that_found_no_room_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    note = tmp_path / "beacon.json"
+    write_private(note, "old")
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        write_private(note, "new")
+    assert (note.read_text(), list(tmp_path.iterdir())) == ("old", [note])
+
+
+async def test_a_full_disk_costs_notes_and_never_the_watch(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = stage.child()
+    await child.start()
+    starts = [0]
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def no_room_at_first(command: Command, log_file: Path) -> Any:
+        starts[0] += 1
+        return spawn(command, log_file) if starts[0] > 2 else no_room()
+
+    monkeypatch.setattr(process, "write_private", no_room)
+    monkeypatch.setattr(process, "spawn", no_room_at_first)
+    stage.watch(child)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    await until(lambda: stage.watches[0].done() or (child.restarts == 1 and child.state == "ready"))
+    assert not stage.watches[0].done()
+    assert any("No space left on device" in line for line in stage.said)
 
 
 async def test_a_child_killed_by_kill_9_comes_back_and_says_so_in_one_line(
@@ -279,7 +318,8 @@ async def test_when_the_leader_dies_what_it_started_goes_before_the_next_start(
 SUPERVISOR = """
 import asyncio, pathlib, sys
 from deploy import process
-from deploy.launch import Command
+from deploy.files import write_private
+from deploy.launch import Command, spawn
 from deploy.process import Child, Service
 directory = pathlib.Path(sys.argv[1])
 ready = directory / "ready"
