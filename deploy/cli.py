@@ -1,17 +1,22 @@
 """The `hone` command: every part of Hone from one terminal.
 
-A mistake of the person at the keyboard ends with one sentence and exit status 2, never with a traceback.
+A mistake of the person at the keyboard ends with one sentence and exit status 2, never with a traceback; all
+statuses are in `feedback.terminal.EXIT_STATUSES`.
 """
 
+import os
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
 from deploy.lazy_commands import LazyGroup, Mounted
-from feedback.errors import HoneError
+from feedback.errors import HoneError, Unwell
 
+COMPLETING = "_HONE_COMPLETE"
+"""Set by a shell that asks what could be typed next."""
 RUN, SHIP, RECORD = "Run", "Train and ship", "Record"
 
 
@@ -175,6 +180,29 @@ def config(
 
 
 @app.command(rich_help_panel=RUN)
+def logs(
+    processes: Annotated[
+        list[str] | None, typer.Argument(help="Only of these: gateway, worker, console, engine, postgres.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")
+    ] = False,
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="The least important lines to show.")
+    ] = "debug",
+    completion: Annotated[str | None, typer.Option(help="Only lines about this completion.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many to begin with.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """Show what the processes of this machine wrote, together and in order."""
+    from deploy.logs import Wanted, show
+    from feedback.settings import FeedbackSettings
+
+    wanted = Wanted(processes or (), level, completion)
+    show(FeedbackSettings.load().absolute_state_dir, wanted, lines=lines, follow=follow, as_json=as_json)
+
+
+@app.command(rich_help_panel=RUN)
 def backup(
     target: Annotated[Path, typer.Argument(help="File to write, such as hone-backup.tar.gz.")],
 ) -> None:
@@ -194,9 +222,31 @@ def restore(
     raise typer.Exit(put_back(source))
 
 
+class Shell(StrEnum):
+    """A shell that completes commands."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+
+
+@app.command(rich_help_panel=RUN)
+def shell_completion(
+    shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")],
+) -> None:
+    """Print what makes a shell complete `hone` with Tab. For bash: `source <(hone shell-completion bash)`."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # exported without saying so
+
+    print(get_completion_script(prog_name="hone", complete_var=COMPLETING, shell=shell))
+
+
 def main() -> None:
     """Run `hone`; the console script."""
     try:
+        if COMPLETING in os.environ:
+            from typer.completion import completion_init  # type: ignore[attr-defined]  # as above
+
+            completion_init()
         if sys.argv[1:2] in (["gateway"], ["engine"], ["worker"], ["console"]) and "--help" not in sys.argv:
             from deploy.config import refuse_unknown_names
 
@@ -204,7 +254,7 @@ def main() -> None:
         app(prog_name="hone")
     except HoneError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, Unwell) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
 

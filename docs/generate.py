@@ -1,4 +1,4 @@
-"""Write the reference pages that the code already knows: settings, policy, commands, HTTP, metrics, tables.
+"""Write the reference pages that the code already knows: settings, policy, commands, HTTP, errors, metrics, tables.
 
 `make docs` writes them; a house test fails while one differs from the code. A page here holds facts only: what a
 thing is for belongs in its docstring, help text or comment, where the person who changes it sees it.
@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from feedback.policy import ModelPolicy
 from feedback.settings import TABLES, HoneSettings
+from feedback.terminal import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from typer._click import Command
@@ -185,7 +186,11 @@ def commands_page() -> str:
     """One heading for each command, with its arguments and options."""
     parts = [
         "# Commands\n",
-        "Every command prints help with `--help`. A mistake ends with one sentence and exit status 2.\n",
+        "Every command prints help with `--help`, every listing whole rows with `--json`. Tables and colours are for "
+        "people: they end at a pipe, and `NO_COLOR` turns colours off.\n",
+        "| exit status | means |\n| --- | --- |\n"
+        + "\n".join(f"| `{status}` | {cell(meaning)} |" for status, meaning in EXIT_STATUSES.items())
+        + "\n",
     ]
     for path, command in walk_commands():
         if not is_group(command):
@@ -303,11 +308,6 @@ def body_table(operation: dict[str, Any], schema: dict[str, Any]) -> str:
     return "\n| field | meaning | |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
 
 
-# Metrics and tables
-
-
-def metrics_page() -> str:
-    """One heading for each metric that a process of ours shows."""
 # Errors
 
 
@@ -349,6 +349,11 @@ not have, 409 a move that the state does not allow. What the engine itself refus
 On the command line a mistake is one sentence on standard error and exit status 2."""
 
 
+# Metrics and tables
+
+
+def metrics_page() -> str:
+    """One heading for each metric that a process of ours shows."""
     parts = [
         "# Metrics\n",
         "A gateway answers `GET /metrics` in Prometheus' text format. Counts start at zero with the process.\n",
@@ -451,11 +456,11 @@ PAGES: dict[str, Callable[[], str]] = {
     "policy.md": policy_page,
     "commands.md": commands_page,
     "http.md": http_page,
+    "errors.md": errors_page,
     "metrics.md": metrics_page,
     "tables.md": tables_page,
 }
 
 
-    "errors.md": errors_page,
 if __name__ == "__main__":
     sys.exit(main())

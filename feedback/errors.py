@@ -9,6 +9,10 @@ class HoneError(ValueError):
     """A mistake the caller or operator can mend; the command line shows it without a traceback, exit 2."""
 
 
+class Unwell(HoneError):
+    """What was asked for was done, and found that something is wrong; the command line shows it, exit 1."""
+
+
 class NotFound(HoneError):
     """The named thing does not exist in this project."""
 

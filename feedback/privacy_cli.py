@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import audit, erasures, retention
 from feedback.database import Database
-from feedback.errors import HoneError
+from feedback.errors import Unwell
 from feedback.keys import DEFAULT_PROJECT
 from feedback.settings import FeedbackSettings
 from feedback.terminal import actor, console, in_record, show_one, show_rows, with_database
@@ -153,7 +153,7 @@ def verify(
         str | None, typer.Option(help="A hash that was printed before; it must still be in the chain.")
     ] = None,
 ) -> None:
-    """Recompute the chain of the audit trail; exits 2 and says where it is broken."""
+    """Recompute the chain of the audit trail, and say where it is broken."""
 
     async def work(connection: AsyncConnection) -> tuple[int | None, tuple[int, str], bool]:
         known = newest is None or await audit.has(connection, newest)
@@ -161,12 +161,12 @@ def verify(
 
     broken, (count, head), known = in_record(work)
     if broken is not None:
-        raise HoneError(
+        raise Unwell(
             f"The audit trail is broken at entry {broken}: it, or the one before it, was changed or removed. "
             "Restore the table `audit` from a backup, and find out who may write to the database."
         )
     if not known:
-        raise HoneError(
+        raise Unwell(
             f"The hash '{newest}' is not in the audit trail: entries were cut off since it was printed."
         )
     console.print(f"{count} entries, unbroken. Keep the newest hash somewhere else: {head}")

@@ -18,6 +18,14 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 
+EXIT_STATUSES = {
+    0: "Done. A service that was asked to stop ends so as well.",
+    1: "Done, and something is not well: a check found a fault, a run failed, rows or receivers were left out.",
+    2: "Refused: what was typed, a setting, or what was asked for cannot be. One sentence on stderr says what to do.",
+    130: "Ended by Ctrl-C.",
+}
+"""How every command ends."""
+
 Result = TypeVar("Result")
 console = Console(highlight=False, emoji=False)
 

@@ -83,17 +83,16 @@ class ServingSettings(HoneSettings):
     engine_shutdown_timeout_seconds: int = Field(30, ge=0)
     """How long answers under way may take to finish when the engine is asked to stop."""
 
+    engine_tool_parser: str = "hermes"
+    """How the base model writes tool calls, as vLLM names it: `hermes` for Qwen 2.5 and 3, `llama3_json`, `mistral`.
+    Empty: the engine refuses requests with tools."""
+
     engine_arguments: tuple[str, ...] = ()
     """More flags for vLLM, each word by itself: ["--max-num-seqs", "64"]."""
 
     engine_adapter_dir: Path | None = None
     """Where adapters published at a URL are copied to; every engine must see this path. Unset: the state directory."""
 
-    engine_watch: bool = True
-    """Look after the engines from this gateway: load, probe, unload.
-    Off: what other gateways found is read from the record."""
-
-    engine_check_seconds: float = Field(2.0, gt=0)
     upstream_url: str | None = None
     """Any OpenAI-compatible API, `https://host/v1`, that answers while no engine can. Unset: none.
     A model's policy decides whether it may (`upstream.enabled`)."""
@@ -110,6 +109,11 @@ class ServingSettings(HoneSettings):
     upstream_first_byte_timeout_seconds: float = Field(60.0, gt=0)
     """Longest wait for the first byte of the upstream's answer."""
 
+    engine_watch: bool = True
+    """Look after the engines from this gateway: load, probe, unload.
+    Off: what other gateways found is read from the record."""
+
+    engine_check_seconds: float = Field(2.0, gt=0)
     """Pause between two looks at an engine."""
 
     engine_unload_grace_seconds: float = Field(30.0, ge=0)

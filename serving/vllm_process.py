@@ -72,6 +72,8 @@ def engine_command(
         *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
         *_flags_of_accelerator(settings, model, on),
     ]
+    if settings.engine_tool_parser:
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", settings.engine_tool_parser]
     if adapters:
         modules = [json.dumps({"name": name, "path": str(path)}) for name, path in sorted(adapters.items())]
         argv += ["--lora-modules", *modules]

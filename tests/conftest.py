@@ -50,11 +50,19 @@ def open_directory() -> Iterator[Path]:
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """The address of a fresh database; dropped after the test."""
-    template = parse_url(postgres.url).database
-    name = f"test_{uuid4().hex}"
-    asyncio.run(_execute(postgres.url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    yield parse_url(postgres.url).set(database=name).render_as_string(hide_password=False)
-    asyncio.run(_execute(postgres.url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+    with copied_database(postgres.url) as url:
+        yield url
+
+
+@contextmanager
+def copied_database(url: str) -> Iterator[str]:
+    """The address of a copy of the database at `url`, beside it; dropped at the end. Nobody may be connected to it."""
+    template, name = parse_url(url).database, f"test_{uuid4().hex}"
+    asyncio.run(_execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    try:
+        yield parse_url(url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        asyncio.run(_execute(url, f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture

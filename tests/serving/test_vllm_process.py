@@ -66,6 +66,12 @@ def test_extra_arguments_come_last_so_that_they_win() -> None:
     assert engine_command(settings, "tiny", python=PYTHON).argv[-2:] == ("--max-loras", "9")
 
 
+def test_tools_are_read_as_the_setting_says_or_not_at_all() -> None:
+    assert value_of(engine_command(small_engine(), "tiny", python=PYTHON), "--tool-call-parser") == "hermes"
+    without = engine_command(small_engine(engine_tool_parser=""), "tiny", python=PYTHON)
+    assert not {"--tool-call-parser", "--enable-auto-tool-choice"} & set(without.argv)
+
+
 def test_a_key_travels_in_the_environment_and_not_in_the_arguments() -> None:
     command = engine_command(small_engine(engine_api_key="s3cret"), "tiny", python=PYTHON)
     assert command.env["VLLM_API_KEY"] == "s3cret"
