@@ -84,6 +84,8 @@ class SuiteResult:
     error_examples: tuple[str, ...]
     labels: dict[str, Classification]
     """By version, where the suite's items are labels."""
+    answers_per_item: int = 1
+    """More than one where one answer to each item left the drop undecided."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,7 @@ def _suite(suite: SuiteResult) -> Check:
     if suite.items < 2:
         sentence = f"Suite '{suite.name}' has {suite.items} items: not enough evidence."
         return Check(name, None, limit, False, sentence)
+    often = "" if suite.answers_per_item == 1 else f" answered {suite.answers_per_item} times each"
     if suite.champion < suite.floor:
         return Check(
             name,
@@ -284,7 +285,7 @@ def _suite(suite: SuiteResult) -> Check:
         suite.drop.high,
         limit,
         suite.drop.high <= limit,
-        f"Suite '{suite.name}': {suite.items} items, mean score {suite.champion:.2f} before and "
+        f"Suite '{suite.name}': {suite.items} items{often}, mean score {suite.champion:.2f} before and "
         f"{suite.candidate:.2f} now, a drop of {suite.drop.mean:.3f} (upper bound {suite.drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
     )

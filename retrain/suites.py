@@ -10,14 +10,16 @@ by their name, language that decayed. A suite is a JSONL file. Each line is one 
     {"text": "..."}                                  its mean log-probability per token
 
 `prompt` is text or messages. Every score is paired, candidate against champion, and judged by the drop: a model that
-never could do a thing is not rejected for it, one that lost it is.
+never could do a thing is not rejected for it, one that lost it is. A suite that one answer to each item leaves
+undecided is answered several times.
 """
 
 import asyncio
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,7 @@ from feedback.completions import DECLINES
 from feedback.errors import HoneError
 from feedback.gate_policy import SuitePolicy
 from retrain.engine_client import Answer, EngineClient, EngineFailed
-from retrain.evidence import Pair, SuiteResult, Versions, estimate
+from retrain.evidence import Estimate, Pair, SuiteResult, Versions, estimate
 from retrain.graders import Grader, JudgingModel, grade, models_needed, read_grader
 from retrain.labels import classification
 from retrain.prompts import Prompt, normalised
@@ -36,6 +38,9 @@ SHIPPED = Path(__file__).with_name("suite_items")
 TEXT_POSITIONS = 8
 """Tokens of a text whose likelihood is asked for, spread evenly."""
 ERROR_EXAMPLES_MAX = 3
+ROUNDS = 5
+"""Answers to each item where one to each leaves the suite undecided."""
+SAMPLED_TEMPERATURE = 1.0
 
 Kind = Literal["graded", "refusal", "answer", "label", "pair", "text"]
 # The same first words as in the record, so that a gate and a canary count alike; \M is PostgreSQL's end of a word.
@@ -113,37 +118,95 @@ def load_suite(policy: SuitePolicy) -> Suite:
 async def ask_suite(
     suite: Suite, versions: Versions, client: EngineClient, judge: JudgingModel | None = None
 ) -> SuiteResult:
-    """Ask both versions every item; one that fails is counted and left out."""
-    errors: list[str] = []
-    answers: dict[str, list[tuple[str, str]]] = {versions.champion: [], versions.candidate: []}
+    """Ask both versions every item; one that fails is counted and left out.
 
-    async def one(item: SuiteItem) -> Pair | None:
-        try:
-            scores = {
-                version: await _score(suite, item, version, client, judge, answers[version])
-                for version in dict.fromkeys((versions.champion, versions.candidate))
-            }
-        except (EngineFailed, HoneError) as error:
-            errors.append(str(error))
-            return None
-        return Pair(suite.policy.name, "", scores[versions.champion], scores[versions.candidate])
-
-    async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(one(item)) for item in suite.items]
-    pairs = [pair for pair in (task.result() for task in asked) if pair is not None]
+    One greedy answer is little evidence of a model that wavers. Where the limit lies between the bounds of the drop,
+    every item is answered again, sampled, and scores the mean of its answers.
+    """
+    asking = _Asking(suite, versions, client, judge)
+    rounds = [await asking.round(0)]
+    if asking.undecided(rounds[0]):
+        rounds += [await asking.round(number) for number in range(1, ROUNDS)]
+    pairs = _means(suite, rounds)
     return SuiteResult(
         name=suite.policy.name,
         content_hash=suite.content_hash,
         items=len(pairs),
         champion=_mean([pair.champion for pair in pairs]),
         candidate=_mean([pair.candidate for pair in pairs]),
-        drop=estimate([pair.champion - pair.candidate for pair in pairs]),
+        drop=_drop(pairs),
         drop_max=suite.policy.drop_max,
         floor=suite.policy.floor,
-        errors=len(errors),
-        error_examples=tuple(sorted(set(errors))[:ERROR_EXAMPLES_MAX]),
-        labels={version: classification(given) for version, given in answers.items() if given},
+        errors=len(asking.errors),
+        error_examples=tuple(sorted(set(asking.errors))[:ERROR_EXAMPLES_MAX]),
+        labels={version: classification(given) for version, given in asking.labelled.items() if given},
+        answers_per_item=len(rounds),
     )
+
+
+@dataclass
+class _Asking:
+    """One suite being asked; `errors` and `labelled` fill up with it."""
+
+    suite: Suite
+    versions: Versions
+    client: EngineClient
+    judge: JudgingModel | None
+    errors: list[str] = field(default_factory=list)
+    labelled: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+
+    async def round(self, number: int) -> list[Pair | None]:
+        """Both versions' scores on every item, None where one failed: greedily in round 0, sampled in the others."""
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(self._pair(item, number)) for item in self.suite.items]
+        return [task.result() for task in asked]
+
+    def undecided(self, first: Sequence[Pair | None]) -> bool:
+        """Whether more answers could tell what one to each item did not."""
+        pairs, policy = [pair for pair in first if pair is not None], self.suite.policy
+        if self.errors or len(pairs) < 2 or all(item.kind == "text" for item in self.suite.items):
+            return False
+        can = _mean([pair.champion for pair in pairs]) >= policy.floor
+        drop = _drop(pairs)
+        return can and drop.low <= policy.drop_max < drop.high
+
+    async def _pair(self, item: SuiteItem, number: int) -> Pair | None:
+        try:
+            scores = {
+                version: await self._score(item, version, number)
+                for version in dict.fromkeys((self.versions.champion, self.versions.candidate))
+            }
+        except (EngineFailed, HoneError) as error:
+            self.errors.append(str(error))
+            return None
+        return Pair(
+            self.suite.policy.name, "", scores[self.versions.champion], scores[self.versions.candidate]
+        )
+
+    async def _score(self, item: SuiteItem, version: str, number: int) -> float:
+        if item.kind == "text":
+            return await _likelihood(str(item.fields["text"]), version, self.client)
+        temperature = SAMPLED_TEMPERATURE if number else 0.0
+        given = [
+            await self.client.answer(version, prompt, temperature=temperature, seed=number)
+            for prompt in item.prompts
+        ]
+        if item.kind == "pair":
+            return await _alike(self.suite, item, given[0].text, given[1].text, self.judge)
+        return await _score_answer(self.suite, item, given[0], self.judge, self.labelled[version])
+
+
+def _means(suite: Suite, rounds: Sequence[Sequence[Pair | None]]) -> list[Pair]:
+    """Each item's mean over the rounds; items that failed in one are left out."""
+    return [
+        Pair(suite.policy.name, "", _mean([p.champion for p in pairs]), _mean([p.candidate for p in pairs]))
+        for answered in zip(*rounds, strict=True)
+        if len(pairs := [pair for pair in answered if pair is not None]) == len(rounds)
+    ]
+
+
+def _drop(pairs: Sequence[Pair]) -> Estimate:
+    return estimate([pair.champion - pair.candidate for pair in pairs])
 
 
 def refuses(text: str) -> bool:
@@ -161,22 +224,6 @@ def label_of(text: str, labels: Sequence[str]) -> str:
 
 def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(normalised(text)))} "
-
-
-async def _score(
-    suite: Suite,
-    item: SuiteItem,
-    version: str,
-    client: EngineClient,
-    judge: JudgingModel | None,
-    labelled: list[tuple[str, str]],
-) -> float:
-    if item.kind == "text":
-        return await _likelihood(str(item.fields["text"]), version, client)
-    given = [await client.answer(version, prompt) for prompt in item.prompts]
-    if item.kind == "pair":
-        return await _alike(suite, item, given[0].text, given[1].text, judge)
-    return await _score_answer(suite, item, given[0], judge, labelled)
 
 
 async def _alike(suite: Suite, item: SuiteItem, one: str, other: str, judge: JudgingModel | None) -> float:

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from feedback.gate_policy import SHIPPED_SUITES, GatePolicy, SuitePolicy
 from retrain.engine_client import EngineClient
 from retrain.evidence import SuiteResult, Versions
 from retrain.labels import classification
-from retrain.suites import ask_suite, label_of, load_suite, load_suites, refuses
+from retrain.suites import ROUNDS, ask_suite, label_of, load_suite, load_suites, refuses
 from tests.fakes import Behaviour, answer_evaluations, fake_engine, refuse
 
 CANDIDATE = "support--v1-aaaaaaaa"
@@ -82,6 +83,51 @@ async def test_plain_text_is_scored_by_its_likelihood(tmp_path: Path) -> None:
     )
     found = await ask(answer_evaluations(worse_than_the_champion, adapters_diverge_by=0.25), policy)
     assert found.drop.mean == pytest.approx(-0.25)
+
+
+def sixteen_cities(directory: Path) -> SuitePolicy:
+    items = [{"prompt": f"Which city has number {number}?", "expected": "Canberra"} for number in range(16)]
+    return a_suite(directory, *items, drop_max=0.2)
+
+
+async def test_a_version_that_was_unlucky_once_is_asked_again_and_passes(tmp_path: Path) -> None:
+    asked: Counter[tuple[str, str]] = Counter()
+
+    def wavers(model: str, prompt: str) -> str:
+        asked[model, prompt] += 1
+        unlucky = model == CANDIDATE and prompt.endswith(("1?", "2?")) and asked[model, prompt] == 1
+        return "Sydney" if unlucky else "Canberra"
+
+    found = await ask(answer_evaluations(wavers), sixteen_cities(tmp_path))
+    assert set(asked.values()) == {found.answers_per_item} == {ROUNDS}
+    assert found.candidate == pytest.approx(1 - 4 / 16 / ROUNDS)
+    assert found.drop.high <= found.drop_max
+
+
+async def test_a_version_that_lost_something_loses_it_each_time_it_is_asked(tmp_path: Path) -> None:
+    def lost(model: str, prompt: str) -> str:
+        return "Sydney" if model == CANDIDATE and prompt.endswith(("3?", "4?")) else "Canberra"
+
+    found = await ask(answer_evaluations(lost), sixteen_cities(tmp_path))
+    assert found.answers_per_item == ROUNDS
+    assert found.drop.mean == pytest.approx(4 / 16)
+    assert found.drop.high > found.drop_max
+
+
+@pytest.mark.parametrize("said", ["Canberra", "Sydney"])
+async def test_a_suite_that_is_decided_is_asked_once(tmp_path: Path, said: str) -> None:
+    found = await ask(answer_evaluations(lambda model, prompt: said), sixteen_cities(tmp_path))
+    assert found.answers_per_item == 1
+
+
+async def test_a_suite_that_the_champion_cannot_do_is_not_asked_again(tmp_path: Path) -> None:
+    def guesses(model: str, prompt: str) -> str:
+        return "Canberra" if model != CANDIDATE and prompt.endswith(("1?", "2?")) else "Sydney"
+
+    policy = sixteen_cities(tmp_path)
+    assert (await ask(answer_evaluations(guesses), policy)).answers_per_item == ROUNDS
+    able = policy.model_copy(update={"floor": 0.5})
+    assert (await ask(answer_evaluations(guesses), able)).answers_per_item == 1
 
 
 async def test_an_engine_that_fails_is_counted_for_every_item(tmp_path: Path) -> None:
