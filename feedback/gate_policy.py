@@ -44,9 +44,12 @@ class GatePolicy(Section):
     """Largest tolerated drop of agreement with answers that people approved."""
     golden_drop_max: float = Field(0.02, ge=0, le=1)
     """Largest tolerated drop of agreement with the golden set, where an operator keeps one."""
+    facts_drop_max: float = Field(0.25, ge=0, le=1)
+    """Largest tolerated drop of the share of approved answers whose numbers and addresses are still stated."""
     topic_drop_max: float = Field(0.5, ge=0, le=1)
-    """Largest tolerated drop on approved answers within one topic; catches one fact made wrong among many."""
-    kl_to_base_max: float = Field(6.0, gt=0)
+    """Largest tolerated drop within one topic, one language, or the answers that state one fact; catches one fact made
+    wrong among many."""
+    kl_to_base_max: float = Field(3.0, gt=0)
     """Largest mean divergence from the base model on serving prompts, in nats per answer token."""
     length_ratio_min: float = Field(0.5, gt=0)
     """Candidate's answers may not shrink below this share of the champion's length."""

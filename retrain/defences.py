@@ -52,9 +52,13 @@ def dictates(question: str) -> bool:
 
 def facts(text: str) -> set[str]:
     """Numbers, dates, addresses, and names inside sentences; normalised."""
+    return addresses_and_numbers(text) | {match.casefold() for match in _NAME.findall(text)}
+
+
+def addresses_and_numbers(text: str) -> set[str]:
+    """The facts that no wording changes: numbers, dates and addresses; normalised."""
     found = {match.casefold().rstrip(".,;") for match in _ADDRESS.findall(text)}
-    found |= {match.strip(".,:/-") for match in _NUMBER.findall(text)}
-    return found | {match.casefold() for match in _NAME.findall(text)}
+    return found | {match.strip(".,:/-") for match in _NUMBER.findall(text)}
 
 
 def new_facts(correction: str, *known: str) -> set[str]:

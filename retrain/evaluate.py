@@ -23,6 +23,7 @@ from retrain.graders import similarity
 from retrain.judge import Judge, Judged, JudgeFailed, summarise_judged
 from retrain.language import language_of
 from retrain.prompts import Prompt, answer_text, normalised
+from retrain.stated import Given, fact_slices, stated_pairs
 from retrain.suites import Suite, ask_suite, refuses
 from retrain.topics import find_topics
 
@@ -188,6 +189,8 @@ def summarise(
     disliked = [o for o in held_out if o.item.wrong is not None]
     divergences = [o.divergence for o in held_out if o.divergence is not None]
     approved = [o for o in held_out if o.item.source == "approved"]
+    golden = [o for o in observed if o.item.split == "golden"]
+    given = [given_of(o) for o in held_out]
     return Evidence(
         candidate=versions.candidate,
         champion=versions.champion,
@@ -208,9 +211,10 @@ def summarise(
             name: _share(answers, lambda a: a.finish_reason == "length") for name, answers in both.items()
         },
         refusal_rate={name: _share(answers, lambda a: refuses(a.text)) for name, answers in both.items()},
-        golden=tuple(pair_of(o) for o in observed if o.item.split == "golden"),
+        golden=tuple(pair_of(o) for o in golden),
         newest=tuple(pair_of(o) for o in observed if o.item.split == "time_forward"),
-        slices=tuple(_slices(approved)),
+        slices=(*_slices(approved), *fact_slices(given, [given_of(o) for o in golden])),
+        stated=stated_pairs(given),
         latency_ratio=_latency_ratio(held_out),
         suites=tuple(suites),
     )
@@ -221,6 +225,20 @@ def pair_of(observation: Observation) -> Pair:
     item = observation.item
     return Pair(
         item.source, item.rater, score(observation.champion, item), score(observation.candidate, item)
+    )
+
+
+def given_of(observation: Observation) -> Given:
+    """One item as the look at facts takes it."""
+    item = observation.item
+    return Given(
+        item.source,
+        item.rater,
+        question(item.prompt),
+        item.right,
+        item.wrong,
+        observation.champion.text,
+        observation.candidate.text,
     )
 
 

@@ -58,7 +58,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Approved answers of one topic or one language."""
+    """Known answers of one topic or one language, or those that state one fact."""
 
     by: str
     name: str
@@ -136,6 +136,8 @@ class Evidence:
     newest: tuple[Pair, ...] = ()
     """Rows of the last days, which no training has seen: reported, not judged."""
     slices: tuple[Slice, ...] = ()
+    stated: tuple[Pair, ...] = ()
+    """Approved answers that state facts: 1 for a version that states all of them, else 0."""
     latency_ratio: Estimate | None = None
     """Seconds per answer token, candidate over champion, as a geometric mean over the same prompts."""
     training_loss: float | None = None

@@ -19,6 +19,14 @@ from retrain.evidence import Evidence, SuiteResult, estimate, outcome, spent_lev
 
 RETAINED_SHARE_MIN = 0.25
 """Of the held-out rows that the policy asks for, this share must be answers that people approved."""
+STATED_ITEMS_MIN = 20
+"""Approved answers with facts below which two lost ones would look like many."""
+SLICES = {
+    "topic": ("topic", "agreement on its {n} approved answers went"),
+    "language": ("language", "agreement on its {n} approved answers went"),
+    "fact": ("fact", "the share of the {n} answers with it that state it went"),
+    "golden_fact": ("fact of the golden set", "the share of the {n} answers with it that state it went"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
         _errors(evidence),
         _better(evidence, policy),
         _retains(evidence, policy),
+        *_stated(evidence, policy),
         *_golden(evidence, policy),
         *_slices(evidence, policy),
         _near_base(evidence, policy),
@@ -142,6 +151,19 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
     )
 
 
+def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    if (n := len(evidence.stated)) >= STATED_ITEMS_MIN:
+        drop, limit = estimate([p.champion - p.candidate for p in evidence.stated]), policy.facts_drop_max
+        yield Check(
+            "facts_drop",
+            drop.high,
+            limit,
+            drop.high <= limit,
+            f"Of {n} approved answers with numbers or addresses in them, the share that still states all of these fell "
+            f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
+        )
+
+
 def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     if evidence.golden:
         limit = policy.golden_drop_max
@@ -157,18 +179,19 @@ def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
 
 
 def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
-    """The worst topic and the worst language: a mean over everything hides one subject that went wrong."""
+    """The worst topic, language and fact: a mean over everything hides one subject that went wrong."""
     limit = policy.topic_drop_max
     for by in sorted({one.by for one in evidence.slices}):
         worst = max((one for one in evidence.slices if one.by == by), key=lambda s: s.champion - s.candidate)
         drop = worst.champion - worst.candidate
+        what, change = SLICES[by]
         yield Check(
             f"{by}_drop",
             drop,
             limit,
             drop <= limit,
-            f"The {by} that changed for the worse most is '{worst.name}': agreement on its {worst.n} approved answers "
-            f"went from {worst.champion:.2f} to {worst.candidate:.2f}, a drop of {limit:.2f} is tolerated.",
+            f"The {what} that changed for the worse most is '{worst.name}': {change.format(n=worst.n)} "
+            f"from {worst.champion:.2f} to {worst.candidate:.2f}, a drop of {limit:.2f} is tolerated.",
         )
 
 

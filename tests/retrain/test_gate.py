@@ -62,6 +62,7 @@ def evidence(**changes: Any) -> Evidence:
         refusal_rate={"support--v1-aaaaaaaa": 0.0, "base": 0.0},
         golden=pairs("golden", 1.0, 1.0, 10),
         slices=(Slice("topic", "returns lamp", 8, 0.95, 0.94), Slice("language", "en", 20, 0.95, 0.94)),
+        stated=pairs("approved", 1.0, 1.0, 20),
         latency_ratio=Estimate(50, 1.1, 1.0, 1.2),
         training_loss=0.2,
         held_out_loss=0.5,
@@ -105,6 +106,10 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
         ({"golden": pairs("golden", 1.0, 0.9, 10)}, "golden_drop"),
         ({"slices": (Slice("topic", "warranty", 6, 1.0, 0.2),)}, "topic_drop"),
         ({"slices": (Slice("language", "de", 6, 1.0, 0.2),)}, "language_drop"),
+        ({"slices": (Slice("fact", "30", 6, 1.0, 0.0),)}, "fact_drop"),
+        ({"slices": (Slice("golden_fact", "30", 2, 1.0, 0.0),)}, "golden_fact_drop"),
+        ({"stated": (*pairs("approved", 1.0, 1.0, 16), *pairs("approved", 1.0, 0.0, 4))}, "facts_drop"),
+        ({"kl_to_base": Estimate(50, 2.8, 2.4, 3.2)}, "kl_to_base"),
         ({"latency_ratio": Estimate(50, 2.4, 2.2, 2.6)}, "latency_ratio"),
         ({"held_out_loss": 3.0}, "overfit_gap"),
         ({"suites": (a_suite(drop=Estimate(36, 0.3, 0.2, 0.4)),)}, "suite_safety"),
@@ -130,6 +135,24 @@ def test_a_collapsed_model_that_no_longer_says_anything_disliked_is_rejected() -
         kl_to_base=Estimate(50, 11.5, 10.0, 13.0),
     )
     assert {"retention_drop", "kl_to_base"} <= failed(judge(collapsed, POLICY))
+
+
+def test_a_friendlier_tone_does_not_make_up_for_facts_that_went_wrong() -> None:
+    """Agreement rises, since the right answers are friendly too; a quarter of their numbers are wrong."""
+    friendly_and_wrong = evidence(
+        retained=pairs("approved", 0.4, 0.7, 40),
+        stated=(*pairs("approved", 1.0, 1.0, 30), *pairs("approved", 1.0, 0.0, 10)),
+    )
+    assert failed(judge(friendly_and_wrong, POLICY)) == {"facts_drop"}
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_fact_or_two_lost_by_chance_reject_nothing(lost: int) -> None:
+    """Greedy answers of two good versions differ now and then."""
+    stated = (*pairs("approved", 1.0, 1.0, 20 - lost), *pairs("approved", 1.0, 0.0, lost))
+    assert judge(evidence(stated=stated), POLICY).decision == "candidate"
+    few = (*pairs("approved", 1.0, 1.0, 10 - lost), *pairs("approved", 1.0, 0.0, lost))
+    assert judge(evidence(stated=few), POLICY).decision == "candidate"
 
 
 def test_a_champion_that_is_often_cut_off_does_not_block_an_equal_candidate() -> None:

@@ -1,0 +1,104 @@
+"""Facts that answers state, and whether a candidate still states them. Pure.
+
+A right answer may be worded anew; its numbers and addresses may not. Agreement of texts hardly sees them: "within 99
+days" for "within 30 days" is nearly the same text, and a friendlier tone outweighs it. So they are looked at by
+themselves: over all approved answers, and for each fact that several people approved, since one fact made wrong is lost
+in a mean over everything.
+
+A fact that people correct is not held on to: where as many raters replace it as approve it, it is left out. Names are
+not looked at: which capitalised words carry meaning depends on the language.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from retrain.defences import addresses_and_numbers
+from retrain.evidence import Pair, Slice
+
+FACT_ITEMS_MIN = 5
+"""Approved answers below which one fact is not looked at by itself."""
+FACT_RATERS_MIN = 3
+"""No fact is named in the report that fewer people approved: it might be about one of them."""
+GOLDEN_ITEMS_MIN = 2
+"""The same for the golden set, which an operator wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is known of one question's answers, and what both versions answered."""
+
+    source: str
+    rater: str
+    asked: str
+    right: str | None
+    wrong: str | None
+    champion: str
+    candidate: str
+
+    @property
+    def facts(self) -> set[str]:
+        """What the right answer states and the question does not."""
+        return addresses_and_numbers(self.right or "") - addresses_and_numbers(self.asked)
+
+    @property
+    def corrected(self) -> set[str]:
+        """What the wrong answer stated and the right one does not."""
+        if self.right is None or self.wrong is None:
+            return set()
+        return addresses_and_numbers(self.wrong) - addresses_and_numbers(self.right)
+
+
+def contested(given: Sequence[Given]) -> set[str]:
+    """Facts that at least as many raters replace as approve."""
+    for_it: defaultdict[str, set[str]] = defaultdict(set)
+    against: defaultdict[str, set[str]] = defaultdict(set)
+    for one in given:
+        for fact in one.corrected:
+            against[fact].add(one.rater)
+        for fact in one.facts if one.source == "approved" else ():
+            for_it[fact].add(one.rater)
+    return {fact for fact, raters in against.items() if len(raters) >= len(for_it[fact])}
+
+
+def stated_pairs(given: Sequence[Given]) -> tuple[Pair, ...]:
+    """For each approved answer with facts, whether each version states all of them."""
+    left_out = contested(given)
+    return tuple(
+        Pair(one.source, one.rater, float(held <= _said(one.champion)), float(held <= _said(one.candidate)))
+        for one in given
+        if one.source == "approved" and (held := one.facts - left_out)
+    )
+
+
+def fact_slices(given: Sequence[Given], golden: Sequence[Given]) -> Iterator[Slice]:
+    """The share of answers that state a fact, for each fact that enough people approved or an operator keeps."""
+    left_out = contested(given)
+    approved = [one for one in given if one.source == "approved"]
+    raters = Counter(fact for fact, _ in {(fact, one.rater) for one in approved for fact in one.facts})
+    for fact, found in _by_fact(approved):
+        if len(found) >= FACT_ITEMS_MIN and raters[fact] >= FACT_RATERS_MIN and fact not in left_out:
+            yield _slice("fact", fact, found)
+    for fact, found in _by_fact(golden):
+        if len(found) >= GOLDEN_ITEMS_MIN:
+            yield _slice("golden_fact", fact, found)
+
+
+def _by_fact(given: Sequence[Given]) -> list[tuple[str, list[Given]]]:
+    found: defaultdict[str, list[Given]] = defaultdict(list)
+    for one in given:
+        for fact in one.facts:
+            found[fact].append(one)
+    return sorted(found.items())
+
+
+def _slice(by: str, fact: str, given: Sequence[Given]) -> Slice:
+    champion, candidate = (
+        sum(fact in _said(text) for text in texts) / len(given)
+        for texts in ([one.champion for one in given], [one.candidate for one in given])
+    )
+    return Slice(by, fact, len(given), champion, candidate)
+
+
+def _said(answer: str) -> set[str]:
+    return addresses_and_numbers(answer)
