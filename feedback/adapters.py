@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import audit
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
+from feedback.exposure_tables import null_adapters
 from feedback.ids import new_hex
 from feedback.privacy_tables import tainted_adapters
 from feedback.tables import adapters, runs
@@ -38,6 +39,9 @@ MOVES: dict[str, tuple[str, str]] = {
     "roll_back": ("retired", "champion"),
 }
 """Every legal move: verb -> (state before, state after)."""
+
+CONTROL = "control"
+"""The state of null adapters. No move begins or ends there: they answer beside a candidate, and are never shipped."""
 
 AUTOMATIC_ACTOR = "hone"
 REFERENCE = re.compile(r"(?P<model>[^@]+)@(?P<version>\d{1,9})")
@@ -67,7 +71,7 @@ class Adapter:
     @property
     def name(self) -> str:
         """What clients see: `support@7`."""
-        return f"{self.model}@{self.version}"
+        return f"{self.model}@{self.version}" if self.version >= 0 else f"{self.model}@0-null{-self.version}"
 
     @property
     def engine_name(self) -> str:
@@ -181,17 +185,26 @@ async def by_id(connection: AsyncConnection, adapter_id: str) -> Adapter:
 
 
 async def of_model(connection: AsyncConnection, project: str, model: str) -> list[Adapter]:
-    """Every version of a model, newest first."""
+    """Every version of a model, newest first; null adapters (feedback.null_adapters) are no versions."""
     query = (
         select(adapters)
-        .where(adapters.c.project == project, adapters.c.model == model)
+        .where(adapters.c.project == project, adapters.c.model == model, adapters.c.state != CONTROL)
         .order_by(adapters.c.version.desc())
     )
     return [Adapter(**row._mapping) for row in await connection.execute(query)]
 
 
+async def names(connection: AsyncConnection, project: str, model: str) -> dict[str, str]:
+    """The name of everything that may answer for a model, null adapters too, by adapter id."""
+    return {
+        one.adapter_id: one.name
+        for one in await every(connection)
+        if (one.project, one.model) == (project, model)
+    }
+
+
 async def every(connection: AsyncConnection) -> list[Adapter]:
-    """Every version of every model, oldest first."""
+    """Every version of every model, oldest first, and null adapters before them."""
     query = select(adapters).order_by(adapters.c.project, adapters.c.model, adapters.c.version)
     return [Adapter(**row._mapping) for row in await connection.execute(query)]
 
@@ -215,17 +228,31 @@ async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
 
     All that may answer or be evaluated; of each model also the former champion that a rollback would restore, and
     the one retired last, so that taking a rollback back is as quick; and whatever answers under an `ft:` name. Not what
-    an erasure retired.
+    an erasure retired. A null adapter where its base is compared, or soon will be, with what it was made for.
     """
     retired_for_good = select(tainted_adapters.c.adapter_id).where(tainted_adapters.c.retired_at.is_not(None))
     forgotten = set(await connection.scalars(retired_for_good))
     every_version = [one for one in await every(connection) if one.adapter_id not in forgotten]
-    wanted = [a for a in every_version if a.state not in ("retired", "rejected")]
+    needed = await _needed_nulls(connection, every_version)
+    wanted = [
+        a for a in every_version if a.state not in ("retired", "rejected", CONTROL) or a.adapter_id in needed
+    ]
     replaced = {a.replaces for a in every_version if a.state == "champion"}
     retired = sorted((a for a in every_version if a.state == "retired"), key=lambda a: a.updated_at)
     newest = {(a.project, a.model): a.adapter_id for a in retired}.values()
     kept = replaced | set(newest) | await _with_ft_name(connection)
     return wanted + [a for a in every_version if a.state in ("retired", "rejected") and a.adapter_id in kept]
+
+
+async def _needed_nulls(connection: AsyncConnection, every_version: list[Adapter]) -> set[str]:
+    on_base = {(a.project, a.model) for a in every_version if a.state == "champion" and not a.version}
+    soon = {
+        a.adapter_id
+        for a in every_version
+        if a.state in ("candidate", "approved", "canary") and (a.project, a.model) in on_base
+    }
+    pairs = await connection.execute(select(null_adapters))
+    return {pair.null_id for pair in pairs if pair.adapter_id in soon}
 
 
 async def _with_ft_name(connection: AsyncConnection) -> set[str | None]:

@@ -15,6 +15,7 @@ from feedback import adapters, audit, looks, models
 from feedback.adapters import Adapter
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
+from feedback.exposure_tables import null_adapters
 from feedback.ids import new_hex, new_id
 from feedback.tables import arms, experiments
 
@@ -83,14 +84,26 @@ async def start_canary(connection: AsyncConnection, candidate: Adapter, *, by: s
         )
     )
     share = model.policy.rollout.steps[0]
-    for name, adapter, weight in ((CHAMPION_ARM, champion, 1 - share), (CANDIDATE_ARM, candidate, share)):
+    control = await _control(connection, champion, candidate)
+    for name, adapter_id, weight in (
+        (CHAMPION_ARM, control, 1 - share),
+        (CANDIDATE_ARM, candidate.adapter_id, share),
+    ):
         await connection.execute(
-            arms.insert().values(
-                experiment_id=experiment_id, arm=name, adapter_id=adapter.adapter_id, weight=weight
-            )
+            arms.insert().values(experiment_id=experiment_id, arm=name, adapter_id=adapter_id, weight=weight)
         )
     await _audit(connection, candidate, experiment_id, "experiment.start", by, {"share": share})
     return await get(connection, candidate.project, experiment_id)
+
+
+async def _control(connection: AsyncConnection, champion: Adapter, candidate: Adapter) -> str:
+    """What answers in the champion's place: itself, or for a bare base model the null adapter made for it."""
+    if champion.version:
+        return champion.adapter_id
+    null = await connection.scalar(
+        select(null_adapters.c.null_id).where(null_adapters.c.adapter_id == candidate.adapter_id)
+    )
+    return null or champion.adapter_id
 
 
 async def widen(

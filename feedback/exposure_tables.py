@@ -79,3 +79,23 @@ experiment_totals = Table(
     moment("updated_at"),
     comment="Sums over the units of each running experiment: all that its verdict needs.",
 )
+
+null_adapters = Table(
+    "null_adapters",
+    metadata,
+    Column(
+        "adapter_id",
+        Text,
+        ForeignKey("adapters.adapter_id"),
+        primary_key=True,
+        comment="The version that is compared with the base.",
+    ),
+    Column(
+        "null_id",
+        Text,
+        ForeignKey("adapters.adapter_id"),
+        nullable=False,
+        comment="What answers as the base beside it.",
+    ),
+    comment="Adapters of zeros, of the same shape: what any adapter costs, without any of what it says.",
+)

@@ -192,6 +192,20 @@ async def around(
     )
 
 
+async def units_met(
+    connection: AsyncConnection, adapter_ids: Sequence[str], *, from_: datetime, since: datetime
+) -> int:
+    """How many units these versions answered in a stretch of time."""
+    found = await connection.scalar(
+        text(
+            "SELECT count(DISTINCT unit) FROM completions WHERE adapter_id = ANY(:ids) "
+            "AND created_at >= :from_ AND created_at < :since"
+        ),
+        {"ids": list(adapter_ids), "from_": from_, "since": since},
+    )
+    return int(found or 0)
+
+
 _EACH = f"""
 SELECT unit, arm, propensity, sign(coalesce(net, 0)) :: float8 AS reward,
        CASE WHEN CAST(:key AS text) IS NULL THEN NULL ELSE texts.metadata ->> :key END AS segment

@@ -47,8 +47,6 @@ class GuardrailPolicy(Section):
     """Typical time to the first token, as a multiple of the champion's."""
     time_per_output_token_ratio_max: float = Field(1.5, ge=1)
     """Typical time per token after the first, as a multiple of the champion's."""
-    time_ratio_max_against_base: float = Field(3.0, ge=1)
-    """Both, where the champion is the base model alone: the candidate carries what any adapter costs, it does not."""
     output_tokens_ratio_max: float = Field(2.0, ge=1)
     """Typical length of an answer, as a multiple of the champion's."""
     output_tokens_ratio_min: float = Field(0.5, gt=0, le=1)

@@ -9,12 +9,21 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, champion_reports, experiments, exposures, models, shipping
+from feedback import (
+    adapters,
+    audit,
+    champion_reports,
+    experiments,
+    exposures,
+    models,
+    null_adapters,
+    shipping,
+)
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.database import Database
 from feedback.models import Model
 from monitoring.champion import Watched, WatchRules, watch_champion
-from monitoring.outcomes import UnitOutcome
+from monitoring.tally import outcomes_of
 
 CROWNED = ("adapter.promote", "adapter.promote_directly", "adapter.roll_back")
 DECISIONS_READ = 50
@@ -41,19 +50,20 @@ async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
         return []
     if not await _was_promoted(connection, champion):
         return []
+    from_ = since - timedelta(hours=rules.reference_hours)
     counts = await exposures.around(
         connection,
         model.project,
         model.model,
         now=champion.adapter_id,
-        before=[champion.replaces],
-        from_=since - timedelta(hours=rules.reference_hours),
+        before=await _before(connection, model, champion.replaces, from_=from_, since=since),
+        from_=from_,
         since=since,
         votes=model.policy.feedback,
         maturation_seconds=policy.maturation_seconds,
     )
     watched = watch_champion(
-        [UnitOutcome(**asdict(one)) for one in counts],
+        outcomes_of(counts),
         WatchRules(alpha=policy.guardrail_alpha, units_min=policy.units_min, ratio_max=rules.ratio_max),
         name=champion.name,
     )
@@ -61,6 +71,20 @@ async def _watch(connection: AsyncConnection, model: Model) -> list[str]:
     if watched.state != "worse" or rules.action != "roll_back":
         return []
     return await _roll_back(connection, model, champion, watched)
+
+
+async def _before(
+    connection: AsyncConnection, model: Model, replaced: str, *, from_: datetime, since: datetime
+) -> list[str]:
+    """What to compare with: the champion before; for a bare base model the null adapters that stood for it.
+
+    Where too few met those, for it was promoted without a canary, it is the base after all.
+    """
+    if (await adapters.by_id(connection, replaced)).version:
+        return [replaced]
+    nulls = await null_adapters.of_model(connection, model.project, model.model)
+    met = await exposures.units_met(connection, nulls, from_=from_, since=since) if nulls else 0
+    return nulls if met >= model.policy.rollout.units_min else [replaced]
 
 
 async def _was_promoted(connection: AsyncConnection, champion: Adapter) -> bool:

@@ -11,7 +11,7 @@ from feedback.database import Database
 from monitoring import alerts
 from monitoring.deliveries import deliver, senders
 from monitoring.settings import MonitoringSettings
-from retrain import champion_watch, drift_child, rollout, shadow, version_retention
+from retrain import champion_watch, drift_child, null_adapter, rollout, shadow, version_retention
 from retrain.settings import RetrainSettings
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ def watching(database: Database, state_dir: Path, settings: RetrainSettings) -> 
     published = state_dir / "adapters"
     return [
         Duty("rollouts", often, partial(_say, rollout.tick, database)),
+        Duty("null adapters", often, partial(_say, null_adapter.tick, database, published)),
         Duty("champions", seldom, partial(_say, champion_watch.tick, database)),
         Duty("drift", settings.drift_interval_seconds, partial(_say, drift_child.look, database, state_dir)),
         Duty("shadow", seldom, partial(_say, shadow.tick, database, settings)),

@@ -26,8 +26,8 @@ from serving.probe import Fingerprint, ProbeFailed, check_takes_part, compare, t
 
 logger = logging.getLogger(__name__)
 
-OUR_NAMES = re.compile(r".+--v\d+-[0-9a-f]+")
-URGENCY = ("champion", "canary", "retired", "approved", "trained", "candidate", "rejected")
+OUR_NAMES = re.compile(r".+--(v\d+|null)-[0-9a-f]+")
+URGENCY = ("champion", "canary", "control", "retired", "approved", "trained", "candidate", "rejected")
 """When an engine has no room for all, those named first are kept. Retired ones are wanted for a rollback or by their
 `ft:` name, rejected ones only by that."""
 FIRST_RETRY_SECONDS = 5.0

@@ -147,16 +147,24 @@ def choose_route(
         pinned = find_pinned(table, caller.project, model)
         return Route(_replica(table, pinned, busy, avoid), pinned)
     arm = choose_arm(route.experiment, unit) if route.experiment else None
-    if arm is not None and table.holders.get(arm.version.adapter_id):
+    answers = _held_of_arm(table, route, arm) if arm is not None else None
+    if arm is not None and answers is not None:
         assert route.experiment is not None
-        engine = _replica(table, arm.version, busy, avoid)
+        engine = _replica(table, answers, busy, avoid)
         experiment_id = route.experiment.experiment_id
-        return Route(engine, arm.version, experiment_id, arm.arm, arm.weight, route.policy_version)
+        return Route(engine, answers, experiment_id, arm.arm, arm.weight, route.policy_version)
     version = _newest_held(table, route)
     engine = _replica(table, version, busy, avoid)
     meant = arm.version if arm is not None else route.champion
     instead_of = meant if meant is not version else None
     return Route(engine, version, policy_version=route.policy_version, instead_of=instead_of)
+
+
+def _held_of_arm(table: RoutingTable, route: ModelRoute, arm: Arm) -> Version | None:
+    """What answers for an arm. The champion answers for its own arm where its null adapter is not loaded yet."""
+    assert route.experiment is not None
+    own = (arm.version, route.champion) if arm is route.experiment.arms[0] else (arm.version,)
+    return next((version for version in own if table.holders.get(version.adapter_id)), None)
 
 
 def choose_arm(experiment: Experiment, unit: str) -> Arm:

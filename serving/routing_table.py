@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from feedback import adapters, engines, experiments, fine_tuning, keys, models
-from feedback.adapters import Adapter
+from feedback.adapters import CONTROL, Adapter
 from feedback.database import REGISTRY_CHANNEL, Database
 from feedback.models import Model
 from serving.auth import Caller
@@ -73,7 +73,11 @@ def _model_route(model: Model, versions: list[Adapter], running: experiments.Exp
             if model.policy.rollout.fallbacks in FALLBACKS["base" if not adapter.version else "earlier"]
         ),
         experiment=_experiment(running, named) if running else None,
-        versions={adapter.version: _version(adapter) for adapter in versions if adapter.state != "rejected"},
+        versions={
+            adapter.version: _version(adapter)
+            for adapter in versions
+            if adapter.state not in ("rejected", CONTROL)
+        },
         consent_default=model.policy.consent_default,
         policy_version=model.policy.version,
         privacy=model.policy.privacy,
@@ -93,7 +97,8 @@ def _earlier_champions(champion: Adapter, versions: list[Adapter]) -> list[Adapt
 
 
 def _version(adapter: Adapter) -> Version:
-    return Version(adapter.adapter_id, adapter.model, adapter.version, adapter.engine_name)
+    # A null adapter answers as the base model does, so that is who answers.
+    return Version(adapter.adapter_id, adapter.model, max(adapter.version, 0), adapter.engine_name)
 
 
 def _experiment(running: experiments.Experiment, named: dict[str, Version]) -> Experiment:

@@ -13,7 +13,8 @@ from feedback import adapters, audit, evaluations, evidence_page, experiments, r
 from feedback.adapters import Adapter
 from feedback.errors import IllegalMove, NotFound
 from feedback.experiments import CANDIDATE_ARM
-from monitoring.console import charts, comparison, standing
+from monitoring.console import comparison, gate_plots, standing
+from monitoring.console.differences import marked
 from monitoring.console.model_pages import made_from
 from monitoring.console.page import Changed, Page, Seen
 
@@ -83,7 +84,7 @@ async def show(page: Seen) -> Response:
     return page.show(
         "decide.html",
         champion=champion,
-        names={one.adapter_id: one.name for one in versions},
+        names=await adapters.names(connection, page.project, model.model),
         waiting=waiting,
         canary=None if experiment is None else await _canary(page, experiment),
         back=_restored(champion, versions),
@@ -147,26 +148,41 @@ async def _evidence(page: Page, version: Adapter, *, detail: bool) -> dict[str, 
         "made_from": await made_from(page, run),
         "weaknesses": told["known_weaknesses"],
         "licence": told["base_licence"],
+        "plots": gate_plots.plots(version.gate or {}),
+        "data": composition(told["data"]),
+        "costs": told["costs"],
         "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken")},
-        "compared": compared[:FLIPS_SHOWN],
+        "compared": [
+            (one, marked(one.answered.champion_answer, one.answered.candidate_answer))
+            for one in compared[:FLIPS_SHOWN]
+        ],
         "compared_all": len(compared),
     }
 
 
+def composition(data: dict[str, Any] | None) -> list[tuple[str, list[gate_plots.Share]]]:
+    """What a dataset is made of and what was left out of it, in parts to draw."""
+    if data is None:
+        return []
+    counts, balance = data["counts"], data["balance"]
+    parts = [
+        ("What people said", counts.get("train_sources")),
+        ("Topics", gate_plots.votes(balance, "topics")),
+        ("Left out", counts.get("excluded")),
+    ]
+    drawn = [(title, gate_plots.shares(found)) for title, found in parts]
+    return [(title, found) for title, found in drawn if found]
+
+
 async def _canary(page: Page, experiment: experiments.Experiment) -> dict[str, Any]:
     model = page.required_model()
-    verdict = experiment.verdict or {}
-    whisker = None
-    if verdict.get("difference") is not None:
-        edge = 1.1 * max(abs(verdict["low"]), abs(verdict["high"]), 0.01)
-        whisker = charts.whisker(verdict["low"], verdict["difference"], verdict["high"], edge=edge)
     return {
         "experiment": experiment,
         "rollout": await rollouts.of(page.connection, experiment.experiment_id),
-        "verdict": verdict,
-        "whisker": whisker,
+        "verdict": experiment.verdict or {},
         "steps": model.policy.rollout.steps,
-        "sequence": await comparison.over_time(page.connection, experiment, model.policy.rollout),
+        "sequence": await comparison.over_time(page.connection, experiment),
+        "exposure": {one.step: one for one in await comparison.exposure(page.connection, experiment)},
     }
 
 

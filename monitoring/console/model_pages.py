@@ -28,7 +28,7 @@ async def timeline(page: Seen) -> Response:
     return page.show(
         "model.html",
         versions=versions,
-        names={one.adapter_id: one.name for one in versions},
+        names=await adapters.names(page.connection, page.project, page.model.model),
         back=next((one for one in versions if one.adapter_id == champion.replaces), None),
     )
 

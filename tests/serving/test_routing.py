@@ -1,5 +1,7 @@
 """Routing decides the same everywhere, sticks, moves only who must move, and goes only where a version is held."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,14 @@ def test_what_does_not_exist_is_a_404_that_says_what_does(name: str) -> None:
 def test_another_projects_models_do_not_exist() -> None:
     with pytest.raises(ApiError, match="no models"):
         choose_route(table(v1=("gpu-0",)), Caller("key-2", "bank", "admin"), "support", "ada")
+
+
+def test_the_champion_answers_for_its_own_arm_while_its_null_adapter_is_not_loaded() -> None:
+    null = Version("support--null-x", "support", 0, "support--null-x")
+    running = Experiment("exp-1", "salt", (Arm("champion", null, 1.0), Arm("candidate", V2, 0.0)))
+    waiting = table(running, v1=("gpu-0",), v2=("gpu-0",))
+    loaded = replace(waiting, holders={**waiting.holders, null.adapter_id: ("gpu-0",)})
+    for known, answers in ((waiting, V1), (loaded, null)):
+        route = choose_route(known, CALLER, "support", "rater-a")
+        assert (route.version, route.arm, route.propensity) == (answers, "champion", 1.0)
+        assert route.instead_of is None

@@ -521,7 +521,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint(
-            "state IN ('trained', 'candidate', 'approved', 'canary', 'champion', 'retired', 'rejected')",
+            "state IN ('trained', 'candidate', 'approved', 'canary', 'champion', 'retired', 'rejected', "
+            "'control')",
             name=op.f("ck_adapters_state"),
         ),
         sa.ForeignKeyConstraint(
@@ -874,6 +875,7 @@ def upgrade() -> None:
             comment="The ft: name; it answers once an engine holds the version.",
         ),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("result_files", sa.ARRAY(sa.Text()), server_default="{}", nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -1596,6 +1598,17 @@ def _create_summing() -> None:
         sa.PrimaryKeyConstraint("experiment_id", name=op.f("pk_experiment_totals")),
         comment="Sums over the units of each running experiment: all that its verdict needs.",
     )
+    op.create_table(
+        "null_adapters",
+        sa.Column("adapter_id", sa.Text(), nullable=False, comment="The version that is compared with the base."),
+        sa.Column("null_id", sa.Text(), nullable=False, comment="What answers as the base beside it."),
+        sa.ForeignKeyConstraint(
+            ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_null_adapters_adapter_id")
+        ),
+        sa.ForeignKeyConstraint(["null_id"], ["adapters.adapter_id"], name=op.f("fk_null_adapters_null_id")),
+        sa.PrimaryKeyConstraint("adapter_id", name=op.f("pk_null_adapters")),
+        comment="Adapters of zeros, of the same shape: what any adapter costs, without any of what it says.",
+    )
     for statement in EXPOSURE_TRIGGERS:
         op.execute(statement)
 
@@ -1609,5 +1622,5 @@ def _drop_summing() -> None:
         op.execute(f"DROP TRIGGER {trigger} ON {table}")
     op.execute("DROP FUNCTION note_exposure()")
     op.execute("DROP FUNCTION note_vote()")
-    for table in ("experiment_totals", "exposure_sums", "exposure_changes"):
+    for table in ("null_adapters", "experiment_totals", "exposure_sums", "exposure_changes"):
         op.drop_table(table)
