@@ -194,7 +194,7 @@ def reasons(row: dict[str, Any]) -> list[str]:
             f"{name} answered as arm '{row['arm']}' of {row['experiment_id']}, "
             f"to which '{row['unit']}' belongs with a chance of {row['propensity'] or 0:.0%}."
         ]
-    if row["engine"]:
+    if row["engine"] and row["adapter_id"]:
         said.append(f"Engine {row['engine']} held it as {row['adapter_id']}.")
     counts = sum(one["effective"] for one in row["feedback"])
     over = len(row["feedback"]) - counts
@@ -315,7 +315,7 @@ def export_feedback(
     if to is not None:
         # Before the first byte: a file that a crash leaves half written must be found, too.
         in_record(lambda connection: exports.note(connection, project, path, by=actor()))
-    count = in_record(work)
+    count = in_record(work, shows_itself=True)
     if to is not None:
         console.print(f"{count} rows in {to}.")
 

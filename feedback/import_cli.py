@@ -85,7 +85,7 @@ def import_feedback(
                     done.append(await _import(begin, path, target, complaints))
             return done
 
-    summaries = with_database(work)
+    summaries = with_database(work, shows_itself=True)
     for (path, name), summary in zip(read, summaries, strict=True):
         _show({"file": str(path), "format": name, "dry_run": dry_run} | summary.to_json(), as_json)
     if any(summary.refused for summary in summaries):

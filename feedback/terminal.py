@@ -2,14 +2,16 @@
 
 import asyncio
 import getpass
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,10 +30,34 @@ EXIT_STATUSES = {
 
 Result = TypeVar("Result")
 console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False)
 
 
-def in_record(work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+@contextmanager
+def patience(shown_on: Console = errors, *, after_seconds: float = 2.0) -> Iterator[None]:
+    """Show a person who waits longer than this that something is going on; says nothing where nobody looks."""
+    if not shown_on.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = Progress(*columns, console=shown_on, transient=True)
+    bar.add_task("working", total=None)
+    timer = threading.Timer(after_seconds, bar.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
+
+
+def in_record(work: Callable[[AsyncConnection], Awaitable[Result]], *, shows_itself: bool = False) -> Result:
     """Run `work` in one transaction on the configured database.
+
+    Args:
+        shows_itself: whether `work` has a progress bar of its own; a spinner would write over it.
 
     Raises:
         HoneError: the database cannot be reached, or has not been set up.
@@ -41,11 +67,11 @@ def in_record(work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         async with database.begin() as connection:
             return await work(connection)
 
-    return with_database(in_one)
+    return with_database(in_one, shows_itself=shows_itself)
 
 
-def with_database(work: Callable[[Database], Awaitable[Result]]) -> Result:
-    """Run `work`, which begins its own transactions, on the configured database.
+def with_database(work: Callable[[Database], Awaitable[Result]], *, shows_itself: bool = False) -> Result:
+    """Run `work`, which begins its own transactions, on the configured database; the rest is as `in_record`.
 
     Raises:
         HoneError: the database cannot be reached, or has not been set up.
@@ -57,7 +83,8 @@ def with_database(work: Callable[[Database], Awaitable[Result]]) -> Result:
             return await work(database)
 
     try:
-        return asyncio.run(connected())
+        with nullcontext() if shows_itself else patience():
+            return asyncio.run(connected())
     except (OSError, OperationalError) as error:
         raise HoneError(
             f"The database does not answer: {error}. Is the service up? `hone doctor` looks."

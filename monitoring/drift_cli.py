@@ -8,7 +8,7 @@ import typer
 from feedback import models
 from feedback.keys import DEFAULT_PROJECT
 from feedback.settings import FeedbackSettings
-from feedback.terminal import console, in_record, show_rows
+from feedback.terminal import console, in_record, patience, show_rows
 
 Model = Annotated[str, typer.Option(help="Model alias.")]
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
@@ -64,7 +64,8 @@ def report(model: Model = "support", project: Project = DEFAULT_PROJECT, as_json
                 for one in await look_at(database, found, kind, settings.absolute_state_dir)
             ]
 
-    compared = asyncio.run(work())
+    with patience():
+        compared = asyncio.run(work())
     show_rows([asdict(one) for one in compared], COLUMNS, as_json=as_json, empty=_too_early(model))
     for one in compared:
         if one.page and not as_json:

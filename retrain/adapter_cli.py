@@ -11,7 +11,7 @@ from feedback.cli import adapter as adapter_commands
 from feedback.errors import HoneError
 from feedback.keys import DEFAULT_PROJECT
 from feedback.settings import FeedbackSettings
-from feedback.terminal import actor, console, in_record, show_one
+from feedback.terminal import actor, console, in_record, patience, show_one
 
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
 Version = Annotated[str, typer.Argument(help="Version, such as support@7.")]
@@ -63,7 +63,8 @@ def export_adapter(
         return found, await lineage.of_adapter(connection, found)
 
     found, made_by = in_record(read)
-    written = export(found, to.absolute(), chosen, made_by)
+    with patience():
+        written = export(found, to.absolute(), chosen, made_by)
     console.print(f"{found.name} is in {written}.")
 
 

@@ -24,7 +24,7 @@ from feedback.keys import DEFAULT_PROJECT
 from feedback.runs import Run, RunEvent
 from feedback.settings import FeedbackSettings
 from feedback.tables import METHODS, SEQUENCES
-from feedback.terminal import actor, console, in_record, show_one, show_rows
+from feedback.terminal import actor, console, in_record, patience, show_one, show_rows
 
 POLL_SECONDS = 0.5
 SEARCHED = ("learning_rate", "epochs", "rank", "alpha", "beta")
@@ -154,7 +154,8 @@ def ask_teacher(
         async with Database(FeedbackSettings.load().resolve_database_url(), pool_size=1) as database:
             return await teach(database, project, model, limit=limit, settings=RetrainSettings.load())
 
-    found = asyncio.run(work())
+    with patience():
+        found = asyncio.run(work())
     for failure in found.failures:
         console.print(failure)
     console.print(
