@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -28,6 +27,7 @@ import psutil
 from deploy.files import write_private
 from deploy.launch import Command, spawn
 from feedback.errors import HoneError
+from monitoring.logs import rotate
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 5.0
@@ -295,21 +295,6 @@ def identity(pid: int) -> str:
         return str(psutil.Process(pid).create_time())
     except (OSError, psutil.Error):
         return ""
-
-
-def rotate(log_file: Path, limit_bytes: int) -> None:
-    """Past the limit, move the log's text to `<name>.1` and empty it in place: its writer has it open."""
-    try:
-        if log_file.stat().st_size <= limit_bytes:
-            return
-    except FileNotFoundError:
-        return
-    older = log_file.with_name(log_file.name + ".1")
-    try:
-        shutil.copyfile(log_file, older)
-    except OSError:
-        older.unlink(missing_ok=True)  # a full disk needs the space more than the old text
-    os.truncate(log_file, 0)
 
 
 def tail(path: Path, lines: int = 15) -> str:

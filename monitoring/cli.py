@@ -20,8 +20,10 @@ def console(
     """Serve the pages in which operators watch and decide, until stopped."""
     from feedback.settings import FeedbackSettings
     from monitoring.console.server import serve
+    from monitoring.logs import set_up
     from monitoring.settings import MonitoringSettings
 
     given = {"console_host": host, "console_port": port}
     settings = MonitoringSettings.load(**{name: value for name, value in given.items() if value is not None})
+    set_up("console", settings)
     serve(settings, FeedbackSettings.load())

@@ -33,6 +33,7 @@ from feedback.traffic import Row
 from feedback.watch_policy import DriftPolicy
 from feedback.watch_tables import DRIFT_KINDS, drift_reports
 from monitoring.drift_rules import Drift, DriftRules, judge_window
+from monitoring.logs import set_up
 from monitoring.texts import embed, guess_language
 from monitoring.two_samples import Column
 
@@ -260,6 +261,7 @@ def _report(row: Any) -> Report:
 
 
 async def _main() -> None:
+    set_up("drift")
     settings = FeedbackSettings.load()
     async with Database(settings.resolve_database_url(), pool_size=1) as database:
         for report in await look(database, settings.absolute_state_dir):

@@ -1,6 +1,6 @@
-"""Settings of the console."""
+"""Settings of what is shown and told: console, alerts, traces, logs."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -8,7 +8,7 @@ from feedback.settings import HoneSettings
 
 
 class MonitoringSettings(HoneSettings):
-    """How operators reach the console."""
+    """How operators reach the console, and what the service tells of itself."""
 
     table: ClassVar[str] = "monitoring"
 
@@ -44,3 +44,27 @@ class MonitoringSettings(HoneSettings):
     """OpenTelemetry collector that gateways send spans to, `http://host:4318/v1/traces`. Unset: none are made."""
     traces_share: float = Field(1.0, ge=0, le=1)
     """Share of traces that begin here and are sent; a client's trace goes on as the client decided."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """How processes write what they do. `auto`: words on a terminal, JSON lines anywhere else."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
+    log_completions: Literal["failed", "all", "none"] = "failed"
+    """Which completions get a line in the gateway's log."""
+    log_texts: bool = False
+    """Whether those lines say what was asked and answered. A log outlives every retention and erasure."""
+
+    price_currency: str = "USD"
+    """What the prices are in."""
+    price_engine_hour: float | None = Field(None, ge=0)
+    """What an hour of a working engine costs. Prices that are not set make no amounts."""
+    price_training_hour: float | None = Field(None, ge=0)
+    """What an hour of training and evaluating costs."""
+    price_million_prompt_tokens: float | None = Field(None, ge=0)
+    """What a million tokens of questions cost."""
+    price_million_output_tokens: float | None = Field(None, ge=0)
+    """What a million tokens of answers cost."""
+    price_upstream_million_prompt_tokens: float | None = Field(None, ge=0)
+    """What the upstream takes for a million tokens of questions."""
+    price_upstream_million_output_tokens: float | None = Field(None, ge=0)
+    """What the upstream takes for a million tokens of answers."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import structlog
 
 from feedback.database import Database
+from monitoring.logs import rotate
 
 STOP_SECONDS = 10.0
 LOOK_SECONDS_MAX = 1800.0
+LOG_BYTES_MAX = 5_000_000
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +22,7 @@ async def look(database: Database, state_dir: Path) -> list[str]:
     """Start it, wait for its end, and see that nothing of it is left when this is cancelled."""
     log_file = state_dir / "logs" / "drift.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    rotate(log_file, LOG_BYTES_MAX)
     with log_file.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *("nice", "-n", "10", sys.executable, "-m", "monitoring.drift"),

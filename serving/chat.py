@@ -108,6 +108,11 @@ class Completions:
         except asyncio.CancelledError:
             self.recorder.abort(recording, "before the end")
             raise
+        except Exception:
+            self.recorder.fail(
+                recording, engine_failed("The gateway failed.", code="internal_error", status=500)
+            )
+            raise
         finally:
             answer.release()
 

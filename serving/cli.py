@@ -19,11 +19,13 @@ def gateway(
 ) -> None:
     """Serve the OpenAI-compatible API until stopped."""
     from feedback.settings import FeedbackSettings
+    from monitoring.logs import set_up
     from serving.server import serve
     from serving.settings import ServingSettings
 
     given = {"gateway_host": host, "gateway_port": port}
     settings = ServingSettings.load(**{name: value for name, value in given.items() if value is not None})
+    set_up("gateway")
     serve(settings, FeedbackSettings.load())
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from feedback.database import Database
+from monitoring.logs import set_up
 from serving.drain import ADOPT_SECONDS, Drain
 from serving.spool import Queue, Reader, Spool
 
@@ -153,6 +154,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
+    set_up("recorder")
     order = orjson.loads(sys.stdin.buffer.readline())
     with suppress(BrokenPipeError):
         asyncio.run(drain_until_told(order))

@@ -33,6 +33,7 @@ from serving.routing import RoutingTable
 from serving.routing_table import TableKeeper
 from serving.settings import ServingSettings
 from serving.spool import Spool
+from serving.telling import NOTHING_TOLD, Telling
 from serving.upstream import Upstream, connect_upstream
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Gateway:
         public_url: str | None = None,
         tracer: Tracer | None = None,
         upstream: Upstream | None = None,
+        telling: Telling = NOTHING_TOLD,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -68,7 +70,7 @@ class Gateway:
         self.token_secret = token_secret
         self.metrics = RequestMetrics()
         self.tracer = tracer
-        self.recorder = Recorder(spool, tracer)
+        self.recorder = Recorder(spool, tracer, telling)
         draining = DrainProcess if settings.record_in_own_process else Drain
         self.drain: DrainProcess | Drain = draining(
             spool,
@@ -124,6 +126,7 @@ class Gateway:
                 f"The database does not answer: {str(error) or 'it timed out'}. "
                 "Start it (`hone up` runs one), or correct HONE_DATABASE_URL."
             ) from error
+        monitoring = MonitoringSettings.load()
         gateway = cls(
             settings=settings,
             database=database,
@@ -138,7 +141,8 @@ class Gateway:
             token_secret=token_secret,
             token_lifetime_seconds=record.feedback_token_lifetime_days * DAY_SECONDS,
             public_url=record.public_url,
-            tracer=_tracer(MonitoringSettings.load()),
+            tracer=_tracer(monitoring),
+            telling=Telling.of(monitoring),
             upstream=connect_upstream(settings, record.public_url),
         )
         await gateway.tables.refresh()

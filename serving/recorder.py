@@ -29,6 +29,7 @@ from serving.routing import Route
 from serving.spans import span_of
 from serving.spool import Spool, SpoolFull
 from serving.streaming import count_output_tokens
+from serving.telling import NOTHING_TOLD, Telling, tell
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +129,10 @@ class Recording:
 class Recorder:
     """Writes finished completions to the spool and counts them."""
 
-    def __init__(self, spool: Spool, tracer: Tracer | None = None) -> None:
+    def __init__(self, spool: Spool, tracer: Tracer | None = None, telling: Telling = NOTHING_TOLD) -> None:
         self.spool = spool
         self.tracer = tracer
+        self.telling = telling
         self.kept = 0
         self.lost = 0
         self._warned_at = float("-inf")
@@ -160,6 +162,8 @@ class Recorder:
         recording.series.finished(status, tokens, **seconds, error_class=error_class)
         if self.tracer is not None and recording.trace is not None:
             self.tracer.keep(span_of(recording, recording.trace, status, tokens, seconds))
+        if status in self.telling.statuses:
+            tell(recording, status, error_class, seconds, texts=self.telling.texts)
         if not endpoint.recorded:
             return
         head = {**recording.head(status, error, error_class), **seconds}
@@ -185,5 +189,9 @@ class Recorder:
         if now - self._warned_at > WARN_SECONDS:
             self._warned_at = now
             logger.error(
-                "%s Completion %s and %d before it are not recorded.", reason, completion_id, self.lost - 1
+                "%s Completion %s and %d before it are not recorded.",
+                reason,
+                completion_id,
+                self.lost - 1,
+                extra={"completion_id": completion_id},
             )

@@ -54,6 +54,7 @@ def configure(settings: ServingSettings, record: FeedbackSettings) -> uvicorn.Se
             ws="none",
             lifespan="on",
             access_log=False,
+            log_config=None,
             log_level="warning",
             server_header=False,
             proxy_headers=False,

@@ -40,6 +40,7 @@ def configure(settings: MonitoringSettings, record: FeedbackSettings) -> uvicorn
             ws="none",
             lifespan="on",
             access_log=False,
+            log_config=None,
             log_level="warning",
             server_header=False,
             proxy_headers=False,
