@@ -7,7 +7,7 @@ succeeded, whatever the gate said: the name is pinned, so nobody meets it who di
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -52,6 +52,7 @@ class Job:
     run_id: str | None
     fine_tuned_model: str | None
     trained_tokens: int | None
+    result_files: list[str]
     cancel_requested: bool
     requested_by: str
     created_at: datetime
@@ -214,15 +215,30 @@ async def attach(
     run_id: str,
     *,
     fine_tuned_model: str,
-    trained_tokens: int | None = None,
 ) -> None:
     """Put the run behind the job, and reserve the job's name."""
     await connection.execute(
         update(jobs)
         .where(jobs.c.job_id == job.job_id)
-        .values(
-            status="queued", run_id=run_id, fine_tuned_model=fine_tuned_model, trained_tokens=trained_tokens
-        )
+        .values(status="queued", run_id=run_id, fine_tuned_model=fine_tuned_model)
+    )
+
+
+async def of_run(connection: AsyncConnection, project: str, run_id: str) -> Job | None:
+    """The job that drives a run, if one does."""
+    query = _joined().where(jobs.c.project == project, jobs.c.run_id == run_id)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _job(row)
+
+
+async def keep_results(
+    connection: AsyncConnection, job: Job, *, result_files: Sequence[str], trained_tokens: int | None
+) -> None:
+    """Note what the training left beside the model."""
+    await connection.execute(
+        update(jobs)
+        .where(jobs.c.job_id == job.job_id)
+        .values(result_files=list(result_files), trained_tokens=trained_tokens)
     )
 
 

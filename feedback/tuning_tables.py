@@ -4,6 +4,7 @@ They belong to the record like those of `feedback.tables`, which see for what a 
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -60,6 +61,7 @@ fine_tuning_jobs = Table(
     Column("run_id", Text, ForeignKey("runs.run_id")),
     Column("fine_tuned_model", Text, comment="The ft: name; it answers once an engine holds the version."),
     Column("trained_tokens", BigInteger),
+    Column("result_files", ARRAY(Text), nullable=False, server_default="{}"),
     Column("cancel_requested", Boolean, nullable=False, server_default="false"),
     Column("requested_by", Text, nullable=False),
     moment("created_at"),

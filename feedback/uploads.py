@@ -23,6 +23,8 @@ from feedback.settings import FeedbackSettings
 from feedback.tuning_tables import files, fine_tuning_jobs
 
 COPY_BYTES = 1 << 20
+TRAINING_PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
+"""What a file is for: to be trained on, or to tell how that went."""
 
 
 @dataclass(frozen=True, slots=True)

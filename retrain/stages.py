@@ -25,6 +25,7 @@ from retrain.dpo import train_dpo
 from retrain.kto import train_kto
 from retrain.recipe import Method, Recipe
 from retrain.sft import train_sft
+from retrain.step_metrics import one_after_the_other
 from retrain.training import RESULT_FILE, Row, TrainingResult, finished_result
 
 TRAIN: Mapping[Method, Callable[[Sequence[Row], Recipe, TrainingContext], TrainingResult | None]] = {
@@ -116,6 +117,7 @@ def _together(done: Sequence[TrainingResult], stages: Sequence[Recipe], director
         steps=sum(one.steps for one in done),
         seconds=sum(one.seconds for one in done),
         memory_bytes=max(one.memory_bytes for one in done),
+        history=one_after_the_other([one.history for one in done]),
         stages=[_told(one, stage) for one, stage in zip(done, stages, strict=True)],
     )
     shutil.rmtree(partial, ignore_errors=True)

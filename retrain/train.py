@@ -31,7 +31,9 @@ from feedback.datasets import Dataset
 from feedback.errors import HoneError, NotFound
 from feedback.runs import Run
 from feedback.settings import FeedbackSettings
+from feedback.uploads import FileStore
 from retrain.context import TrainingContext, TrainingFailed
+from retrain.job_results import keep_job_results
 from retrain.memory import estimate, free_bytes
 from retrain.model_card import model_card
 from retrain.publish import Published, publish
@@ -45,6 +47,7 @@ EXIT_FAILED = 1
 EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: start me again to go on."""
 
+ACCURACIES = ("train_accuracy", "valid_mean_token_accuracy")
 HELD_OUT_ROWS_MAX = 256
 """Held-out rows whose loss is taken at the end of a training."""
 
@@ -121,7 +124,7 @@ def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
         base_model=assignment.recipe.base_model,
         card=model_card(assignment.run, assignment.dataset, assignment.recipe, result),
     )
-    asyncio.run(_register(assignment, published))
+    asyncio.run(_register(assignment, published, result))
     discard_work(assignment.directory)
     return 0
 
@@ -238,6 +241,7 @@ async def _enter_phase(assignment: Assignment, phase: str, result: TrainingResul
     message = f"Trained in {result.seconds:.1f} s, loss {result.loss:.4f}{on_held_out}."
     data: dict[str, Any] = {"step": result.steps, "train_loss": result.loss, "valid_loss": held_out}
     data |= result.notes
+    data |= {name: value for name, value in (result.history or [{}])[-1].items() if name in ACCURACIES}
     if result.stages:
         data["stages"] = result.stages
     async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
@@ -270,7 +274,7 @@ async def _check_memory(assignment: Assignment, device: str) -> None:
         await runs.add_event(connection, assignment.run.run_id, told, level="warn" if short else "info")
 
 
-async def _register(assignment: Assignment, published: Published) -> None:
+async def _register(assignment: Assignment, published: Published, result: TrainingResult) -> None:
     run = assignment.run
     assert run.adapter_id is not None
     async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
@@ -291,6 +295,7 @@ async def _register(assignment: Assignment, published: Published) -> None:
             )
             where = {"path": adapter.path, "weights_hash": published.weights_hash}
             await runs.add_event(connection, run.run_id, f"Published {adapter.name}.", data=where)
+        await keep_job_results(connection, run, result, FileStore.of(FeedbackSettings.load()))
         await runs.change(connection, run.run_id, phase="evaluating")
 
 

@@ -25,6 +25,7 @@ from feedback.errors import HoneError
 from retrain.checkpoints import last_checkpoint, sync_directory
 from retrain.context import TrainingContext, TrainingFailed, memory_bytes
 from retrain.recipe import Recipe
+from retrain.step_metrics import history_of
 from retrain.validation import BestWeights
 from retrain.watcher import watch
 
@@ -51,6 +52,8 @@ class TrainingResult:
     """Numbers the method derived from the rows, such as KTO's weights."""
     stages: list[dict[str, Any]] = field(default_factory=list)
     """Of a training in stages: what each took, in order."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What was measured at each step: retrain.step_metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +249,7 @@ def train_to_end(
             device=context.device,
             resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
             notes=notes,
+            history=history_of(trainer.state.log_history),
         ),
     )
 

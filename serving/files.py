@@ -25,7 +25,7 @@ from serving.errors import ApiError, bad_request
 from serving.problems import Forbidden
 
 PATH = "/v1/files"
-PURPOSE = "fine-tune"
+PURPOSE = uploads.TRAINING_PURPOSE
 FORM_BYTES = 64 * 1024
 """Room for the form around the file."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from feedback import fine_tuning, uploads
 from feedback.errors import HoneError, NotFound
@@ -73,7 +73,14 @@ class NewJob(BaseModel):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = (
         Field(None, max_length=16)
     )
-    integrations: None = None
+    integrations: list[Any] | None = None
+
+    @field_validator("integrations")
+    @classmethod
+    def _has_none(cls, value: list[Any] | None) -> list[Any] | None:
+        if value:
+            raise ValueError("nothing is sent to other services from here; leave integrations out")
+        return value
 
 
 FIELDS = {name for model in (NewJob, Method, MethodOptions, Hyperparameters) for name in model.model_fields}
@@ -239,6 +246,9 @@ async def _check_file(connection: Any, project: str, file_id: str | None, param:
     if file_id is None:
         return
     try:
-        await uploads.get(connection, project, file_id)
+        file = await uploads.get(connection, project, file_id)
     except HoneError as error:
         raise ApiError(400, str(error), param=param, code="invalid_file") from error
+    if file.purpose != uploads.TRAINING_PURPOSE:
+        said = f"{file_id} has purpose '{file.purpose}'; expected '{uploads.TRAINING_PURPOSE}'."
+        raise ApiError(400, said, param=param, code="invalid_file")

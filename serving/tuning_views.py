@@ -36,7 +36,7 @@ def job_view(job: Job) -> dict[str, Any]:
         "hyperparameters": chosen if method == "supervised" else {},
         "training_file": job.training_file,
         "validation_file": job.validation_file,
-        "result_files": [],
+        "result_files": job.result_files,
         "trained_tokens": job.trained_tokens if succeeded else None,
         "seed": job.seed,
         "integrations": [],
@@ -51,6 +51,8 @@ def _hyperparameters(job: Job) -> dict[str, Any]:
         "batch_size": used.get("batch_size", asked.get("batch_size", "auto")),
         "learning_rate_multiplier": asked.get("learning_rate_multiplier", "auto"),
     }
+    if used and shown["learning_rate_multiplier"] == "auto":
+        shown["learning_rate_multiplier"] = 1.0
     if job.method != "sft":
         shown["beta"] = used.get("beta", asked.get("beta", "auto"))
     return {
@@ -101,7 +103,14 @@ async def _outcome(connection: AsyncConnection, job: Job) -> dict[str, Any] | No
 def _event_view(event: RunEvent) -> dict[str, Any]:
     is_step = event.message.startswith("Step ") and "loss" in event.data
     data = (
-        {"step": event.data["step"], "train_loss": event.data["loss"]} | event.data if is_step else event.data
+        {
+            "step": event.data["step"],
+            "total_steps": event.data.get("steps", event.data["step"]),
+            "train_loss": event.data["loss"],
+            **event.data,
+        }
+        if is_step
+        else event.data
     )
     view = _event(str(event.event_id), event.at, event.level, event.message)
     return view | {"type": "metrics" if is_step else "message", "data": data}
@@ -127,7 +136,16 @@ async def checkpoints_of(connection: AsyncConnection, job: Job) -> list[dict[str
     trained = next((event for event in reversed(done) if "train_loss" in event.data), None)
     if trained is None or job.fine_tuned_model is None:
         return []
-    metrics = {name: trained.data.get(name) for name in ("step", "train_loss", "valid_loss")}
+    told = trained.data
+    metrics = {
+        "step": told.get("step"),
+        "train_loss": told.get("train_loss"),
+        "train_mean_token_accuracy": told.get("train_accuracy"),
+        "valid_loss": told.get("valid_loss"),
+        "valid_mean_token_accuracy": told.get("valid_mean_token_accuracy"),
+        "full_valid_loss": told.get("valid_loss"),
+        "full_valid_mean_token_accuracy": told.get("valid_mean_token_accuracy"),
+    }
     return [
         {
             "object": "fine_tuning.job.checkpoint",
@@ -136,6 +154,6 @@ async def checkpoints_of(connection: AsyncConnection, job: Job) -> list[dict[str
             "fine_tuned_model_checkpoint": job.fine_tuned_model,
             "fine_tuning_job_id": job.job_id,
             "step_number": metrics["step"],
-            "metrics": {"full_valid_loss": metrics["valid_loss"], **metrics},
+            "metrics": metrics,
         }
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.loop.service import Service
-from tests.loop.test_swaps import ask, signature
+from tests.loop.told_apart import Computed, ask, clearly_differ
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,7 +39,9 @@ async def test_a_fine_tuned_model_answers_by_its_name(tiny_service: Service) -> 
         assert job.fine_tuned_model in events[0] and "gate" in events[0]
         tuned = await ask(client, job.fine_tuned_model)
         base = await ask(client, "support@0")
+        metrics = (await client.files.content(job.result_files[0])).text.splitlines()
         (checkpoint,) = [one async for one in client.fine_tuning.jobs.checkpoints.list(job.id)]
     assert tuned.model.startswith("support@") and tuned.model != "support@0"
-    assert signature(tuned) != signature(base)
+    assert clearly_differ(Computed.of(tuned), Computed.of(base))
+    assert len(metrics) == checkpoint.step_number + 1 and job.trained_tokens
     assert checkpoint.metrics.train_loss and checkpoint.metrics.valid_loss

@@ -17,6 +17,7 @@ from retrain.exact import tokens_of
 from retrain.kto import balance, train_kto, whole_batches
 from retrain.recipe import METHODS, Method, Recipe, default_recipe
 from retrain.sft import train_sft
+from retrain.step_metrics import to_csv, trained_tokens
 from retrain.training import Row, TrainingResult, finished_result
 
 # Third-party deprecations are theirs to mend; ours would show in the other tests.
@@ -73,6 +74,8 @@ def test_equal_seeds_give_equal_adapters_and_a_stopped_training_ends_with_the_sa
     assert (whole.resumed_from_step, resumed.resumed_from_step) == (0, 5)
     assert weights(resumed) == weights(whole)
     assert finished_result(stopping.directory) == resumed
+    assert to_csv(resumed.history) == to_csv(whole.history)
+    assert trained_tokens(resumed.history) == trained_tokens(whole.history)
 
     other = TRAIN[method](rows, recipe_for(method, tiny_model, seed=1), TrainingContext(tmp_path / "other"))
     assert weights(other) != weights(whole)

@@ -533,13 +533,6 @@ def upgrade() -> None:
         comment="Adapter versions: immutable weights, and the state each is in.",
     )
     op.create_index(
-        "uq_adapters_canary",
-        "adapters",
-        ["project", "model"],
-        unique=True,
-        postgresql_where=sa.text("state = 'canary'"),
-    )
-    op.create_index(
         "uq_adapters_champion",
         "adapters",
         ["project", "model"],
@@ -620,6 +613,19 @@ def upgrade() -> None:
             comment="promoted, aborted or superseded; NULL while running.",
         ),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column(
+            "allocation",
+            sa.Text(),
+            nullable=True,
+            comment="How several arms share people; NULL: one candidate, one growing share.",
+        ),
+        sa.Column(
+            "uniform_share",
+            sa.Double(),
+            server_default="1",
+            nullable=False,
+            comment="Units that decide, of all.",
+        ),
         sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
             "step_started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
@@ -644,10 +650,14 @@ def upgrade() -> None:
     op.create_table(
         "arms",
         sa.Column("experiment_id", sa.Text(), nullable=False),
-        sa.Column("arm", sa.Text(), nullable=False, comment="champion or candidate"),
+        sa.Column("arm", sa.Text(), nullable=False, comment="champion, candidate, candidate-2 and so on"),
         sa.Column("adapter_id", sa.Text(), nullable=False),
         sa.Column(
             "weight", sa.Double(), nullable=False, comment="Share of units, 0 to 1; the arms sum to 1."
+        ),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "reason", sa.Text(), nullable=True, comment="Why it was taken back before the others."
         ),
         sa.CheckConstraint("weight >= 0 AND weight <= 1", name=op.f("ck_arms_weight")),
         sa.ForeignKeyConstraint(["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_arms_adapter_id")),
@@ -978,7 +988,6 @@ def downgrade() -> None:
     op.drop_index(
         "uq_adapters_champion", table_name="adapters", postgresql_where=sa.text("state = 'champion'")
     )
-    op.drop_index("uq_adapters_canary", table_name="adapters", postgresql_where=sa.text("state = 'canary'"))
     op.drop_table("adapters")
     op.drop_table("models")
     op.drop_table("keys")
@@ -1599,6 +1608,32 @@ def _create_summing() -> None:
         comment="Sums over the units of each running experiment: all that its verdict needs.",
     )
     op.create_table(
+        "allocations",
+        sa.Column("experiment_id", sa.Text(), nullable=False),
+        sa.Column("allocation", sa.Integer(), nullable=False, comment="Never used twice in an experiment."),
+        sa.Column("slice", sa.Text(), nullable=False, comment="uniform or adaptive"),
+        sa.Column(
+            "pieces",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Arms and widths from 0 upwards; the rest of the line is the champion's.",
+        ),
+        sa.Column(
+            "shares",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The probability of each arm.",
+        ),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("slice IN ('uniform', 'adaptive')", name=op.f("ck_allocations_slice")),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.experiment_id"], name=op.f("fk_allocations_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", "allocation", name=op.f("pk_allocations")),
+        comment="How each slice of an experiment with several arms was shared out, and when. Only grows.",
+    )
+    op.create_table(
         "null_adapters",
         sa.Column("adapter_id", sa.Text(), nullable=False, comment="The version that is compared with the base."),
         sa.Column("null_id", sa.Text(), nullable=False, comment="What answers as the base beside it."),
@@ -1622,5 +1657,5 @@ def _drop_summing() -> None:
         op.execute(f"DROP TRIGGER {trigger} ON {table}")
     op.execute("DROP FUNCTION note_exposure()")
     op.execute("DROP FUNCTION note_vote()")
-    for table in ("null_adapters", "experiment_totals", "exposure_sums", "exposure_changes"):
+    for table in ("null_adapters", "allocations", "experiment_totals", "exposure_sums", "exposure_changes"):
         op.drop_table(table)
