@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,7 +30,10 @@ EXIT_STATUSES = {
 """How every command ends."""
 
 Result = TypeVar("Result")
-console = Console(highlight=False, emoji=False)
+IDS = ("name", "adapter", "model", "version")
+PIPE_COLUMNS = 400
+console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+"""Where commands speak. Into a pipe or a file, lines are as long as they need to be."""
 errors = Console(stderr=True, highlight=False)
 
 
@@ -139,7 +143,8 @@ def show_rows(
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        # Ids are there to be copied: the other columns fold before one is cut.
+        table.add_column(column.replace("_", " "), no_wrap=column in IDS or column.endswith("_id"))
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     console.print(table)

@@ -1,0 +1,34 @@
+"""How commands speak: what is there to be copied can be copied."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from feedback import terminal
+from feedback.ids import new_id
+from feedback.terminal import show_rows
+
+ROW = {
+    "run_id": new_id("run"),
+    "model": "support",
+    "status": "succeeded",
+    "adapter_id": "support--v1-2dd6bbe5",
+    "says": "a sentence that is longer than what is left of the line, and may be folded as often as need be",
+}
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_an_id_is_never_cut_where_others_can_fold(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=said, width=width, force_terminal=True))
+    show_rows([ROW], tuple(ROW), as_json=False, empty="")
+    assert ROW["run_id"] in said.getvalue()
+    assert ROW["adapter_id"] in said.getvalue()
+
+
+def test_a_listing_in_a_pipe_has_a_line_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(terminal.console, "file", said)
+    show_rows([ROW], tuple(ROW), as_json=False, empty="")
+    assert [len(said.getvalue().splitlines()), ROW["says"] in said.getvalue()] == [2, True]
