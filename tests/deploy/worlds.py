@@ -113,10 +113,17 @@ class World:
         (self.folder / "feedback-history-export.json").write_text(json.dumps(whole))
         inferences = csv.read_csv(EXPORTS / "tensorzero_chat_inference.csv").slice(0, 1)
         parquet.write_table(inferences, self.folder / "inferences.parquet")
-        thumbs = (EXPORTS / "tensorzero_boolean_feedback.csv").read_text().splitlines()
-        (self.folder / "thumbs.csv").write_text("\n".join(thumbs[:2]))
+        self.first_rows("tensorzero_boolean_feedback.csv", "thumbs.csv", 2)
+        self.first_rows("langfuse_scores.csv", "scores.csv", 4)
+        self.first_rows("langfuse_observations.jsonl", "traces.jsonl", 3)
+        self.first_rows("openai_stored.jsonl", "stored.jsonl", 1)
         questions = [{"prompt": "What is the capital of Australia?", "expected": "Canberra"}]
         (self.folder / "tone.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+
+    def first_rows(self, export: str, name: str, lines: int) -> None:
+        """Write the first lines of an export, which hold nothing that an import refuses."""
+        kept = (EXPORTS / export).read_text().splitlines()[:lines]
+        (self.folder / name).write_text("\n".join(kept))
 
     def run(self, work: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
         """Run `work` in one transaction on the record."""

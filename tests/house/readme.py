@@ -103,7 +103,6 @@ def how(block: Block) -> str:
         "html": IN_A_BROWSER,
         "toml": SETTINGS,
         "json": SENT,
-        "sql": ON_A_RECORD,
         "text": NOTHING,
     }[block.language]
 
