@@ -56,6 +56,7 @@ class Addresses:
             "HONE_GATEWAY_PORT": str(self.gateway_port),
             "HONE_CONSOLE_HOST": self.console_host,
             "HONE_CONSOLE_PORT": str(self.console_port),
+            "HONE_CONSOLE_GATEWAY_URL": self.gateway_url,
             "HONE_ENGINE_PORT": str(self.engine_port),
             "HONE_ENGINE_URLS": json.dumps(self.engine_urls),
         }

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback.console_keys import CONSOLE_KEYS
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.metrics import NET_VOTES, FeedbackPolicy, rules_document
 
@@ -131,6 +132,7 @@ WITH met AS (
     0.5 :: double precision AS propensity, 0 AS allocation
     FROM completions
     WHERE project = :project AND model = :model AND (arm IS NULL OR arm = '{CHAMPION_ARM}')
+      AND NOT starts_with(key_id, '{CONSOLE_KEYS}')
       AND ((adapter_id = ANY(:before) AND created_at >= :from_ AND created_at < :since)
            OR (adapter_id = :now AND created_at >= :since))
 ){_SUMS}""".replace("KEYS", _KEYS)
@@ -174,7 +176,7 @@ async def around(
     """Sums per unit of version `now` since its promotion, and of the versions `before` it.
 
     The first are the arm `candidate`, from `since` on; the others, from `from_` to `since`, are the arm `champion`.
-    Requests of a canary count in neither.
+    Requests of a canary, and of operators in the console, count in neither.
     """
     return await _counts(
         connection,

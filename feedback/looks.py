@@ -87,3 +87,25 @@ async def of_split(connection: AsyncConnection, experiment_id: str, *, most: int
         FROM every WHERE age % greatest(1, ceil(looks :: float8 / :most) :: bigint) = 0 ORDER BY minute""")
     found = await connection.execute(query, {"experiment_id": experiment_id, "most": most})
     return [Look(**row._mapping) for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a rollout: the candidate's share, when it was looked at, and how many units had been met by then."""
+
+    step: int
+    share: float
+    first: datetime
+    last: datetime
+    units: int
+    rated_units: int
+
+
+async def by_step(connection: AsyncConnection, experiment_id: str) -> list[Step]:
+    """The steps so far, in their order."""
+    query = text("""
+        SELECT step, max(share) AS share, min(minute) AS first, max(minute) AS last, max(units) AS units,
+               max(rated_units) AS rated_units
+        FROM verdict_looks WHERE experiment_id = :experiment_id GROUP BY step ORDER BY step""")
+    found = await connection.execute(query, {"experiment_id": experiment_id})
+    return [Step(**row._mapping) for row in found]

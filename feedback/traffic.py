@@ -10,6 +10,7 @@ from sqlalchemy import Date, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import completions as texts
+from feedback.console_keys import CONSOLE_KEYS
 from feedback.tables import completions
 
 CHUNK_ROWS = 1000
@@ -77,6 +78,8 @@ async def _in_order(
                 here.project == project,
                 here.model == model,
                 here.status == "ok",
+                # What operators try out in the console is no sign of what people ask.
+                ~here.key_id.startswith(CONSOLE_KEYS, autoescape=True),
                 here.created_at > after,
                 # Lets the database skip the partitions of earlier months.
                 here.day >= cast(func.timezone("UTC", after), Date) - text("1"),

@@ -27,6 +27,12 @@ class MonitoringSettings(HoneSettings):
     console_live_seconds: float = Field(2.0, ge=0.2)
     """How often an open page looks for something new in the record, in seconds."""
 
+    console_gateway_url: str = "http://127.0.0.1:8000"
+    """The gateway that the console's playground asks. `hone up` sets it to its own."""
+
+    console_engine_api_key: SecretStr | None = None
+    """Key of the engines, where they were started with one: comparing two versions asks the engines themselves."""
+
     alert_webhook_url: str | None = None
     """Where alerts are posted, signed as standardwebhooks.com describes. Unset: nowhere."""
     alert_webhook_secret: SecretStr | None = None

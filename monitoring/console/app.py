@@ -5,13 +5,15 @@ nothing inline runs, so that prompts, answers and names, which are hostile input
 missing. It reads the record and acts through the functions that `hone` and `/admin/v1` use; it knows no gateway.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,14 +28,19 @@ from monitoring.console import (
     home,
     live,
     model_pages,
+    playground,
+    policy_pages,
     privacy_pages,
     review_pages,
     settings_pages,
+    side_by_side,
     sign_in,
     training,
     watch_pages,
 )
+from monitoring.console.asking import Asker
 from monitoring.console.assets import assets_router
+from monitoring.console.kept import Kept
 from monitoring.console.page import Console, render
 from monitoring.console.sessions import Refused, Sessions, SignInNeeded, lifetime
 from monitoring.settings import MonitoringSettings
@@ -62,11 +69,14 @@ PARTS = (
     sign_in,
     home,
     decide,
+    side_by_side,
     model_pages,
+    playground,
     feedback_pages,
     review_pages,
     training,
     watch_pages,
+    policy_pages,
     settings_pages,
     privacy_pages,
     live,
@@ -89,8 +99,17 @@ def create_app(settings: MonitoringSettings, record: FeedbackSettings) -> FastAP
             async with database.begin() as connection:
                 secret = await keys.service_secret(connection, "console_session")
             sessions = Sessions(secret, lifetime(settings.console_session_hours), settings.console_behind_tls)
-            app.state.console = Console(database, sessions, settings, record.absolute_state_dir)
-            yield
+            asker = Asker(settings.console_gateway_url, settings.console_engine_api_key)
+            kept = Kept(database)
+            app.state.console = Console(database, sessions, settings, record, asker, kept)
+            warming = asyncio.create_task(_warm(database, kept))
+            try:
+                yield
+            finally:
+                warming.cancel()
+                await asyncio.gather(warming, return_exceptions=True)
+                await kept.close()
+                await asker.close()
 
     app = FastAPI(title="Hone console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(assets_router(Path(__file__).parent / "static"))
@@ -100,6 +119,12 @@ def create_app(settings: MonitoringSettings, record: FeedbackSettings) -> FastAP
     app.add_exception_handler(Exception, _unexpected)
     _add_error_pages(app)
     return app
+
+
+async def _warm(database: Database, kept: Kept) -> None:
+    # A database that is away, or has other tables, is told to whoever opens a page.
+    with suppress(OSError, SQLAlchemyError):
+        await home.warm(database, kept)
 
 
 class AddHeaders:

@@ -14,7 +14,6 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitoring.console.page import Console, console_of
-from monitoring.console.pulse import state
 from monitoring.console.sessions import SignInNeeded
 
 router = APIRouter()
@@ -42,7 +41,7 @@ async def _events(request: Request, console: Console, project: str, known: str) 
         try:
             async with console.database.begin() as connection:
                 await console.sessions.read(request, connection)
-                found = await state(connection, project)
+                found = await console.state(connection, project)
         except (OSError, SQLAlchemyError):
             continue
         except SignInNeeded:

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback.console_keys import CONSOLE_KEYS
 from feedback.models import Model
-from monitoring.console import charts
+from monitoring.console import charts, view
 
 HOURS = 24
 DAYS = 14
@@ -25,6 +26,8 @@ class Traffic:
     chart: charts.Bars
     total: int
     last_hour: int
+    first: datetime
+    rows: tuple[charts.Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Ratings:
     votes: int
     first: date
     last: date
+    rows: tuple[charts.Row, ...]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -67,7 +71,7 @@ GROUP BY hour
 _SPEED = text("""
 WITH newest AS (
     SELECT version, status, time_to_first_token_seconds, duration_seconds FROM completions
-    WHERE project = :project AND model = :model AND created_at >= :since AND day >= :day
+    WHERE project = :project AND model = :model AND created_at >= :since AND day >= :day AND version IS NOT NULL
     ORDER BY created_at DESC LIMIT :rows
 )
 SELECT version, count(*) AS requests, count(*) FILTER (WHERE status = 'error') AS errors,
@@ -84,6 +88,7 @@ SELECT (feedback.created_at AT TIME ZONE 'UTC')::date AS at,
 FROM feedback JOIN completions USING (completion_id)
 WHERE feedback.project = :project AND feedback.created_at >= :since AND effective AND kind = 'rating'
   AND name = 'thumbs' AND value IN ('true', 'false') AND completions.model = :model
+  AND NOT starts_with(completions.key_id, :console_keys)
 GROUP BY at
 """)
 
@@ -92,15 +97,20 @@ async def traffic(connection: AsyncConnection, model: Model) -> Traffic:
     """The last `HOURS` hours, the one that runs included."""
     now = datetime.now(UTC)
     first = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
-    rows = {row.hour: row for row in await connection.execute(_TRAFFIC, _since(model, first))}
+    found = {row.hour: row for row in await connection.execute(_TRAFFIC, _since(model, first))}
     hours = [first + timedelta(hours=number) for number in range(HOURS)]
-    totals = [rows[hour].requests if hour in rows else 0 for hour in hours]
-    parts = [rows[hour].candidate if hour in rows else 0 for hour in hours]
+    totals = [found[hour].requests if hour in found else 0 for hour in hours]
+    parts = [found[hour].candidate if hour in found else 0 for hour in hours]
     labels = [
         f"{hour:%H}:00 UTC: {total} requests, {part} to the candidate"
         for hour, total, part in zip(hours, totals, parts, strict=True)
     ]
-    return Traffic(charts.bars(totals, parts, labels), sum(totals), totals[-1])
+    chart = charts.bars(totals, parts, labels, show=view.number)
+    rows = tuple(
+        (f"{hour:%d %b %H:00}", view.number(total), view.number(part))
+        for hour, total, part in zip(reversed(hours), reversed(totals), reversed(parts), strict=True)
+    )
+    return Traffic(chart, sum(totals), totals[-1], hours[0], rows)
 
 
 async def speed(connection: AsyncConnection, model: Model) -> list[VersionSpeed]:
@@ -115,17 +125,30 @@ async def ratings(connection: AsyncConnection, model: Model) -> Ratings:
     today = datetime.now(UTC).date()
     days = [today - timedelta(days=DAYS - 1 - number) for number in range(DAYS)]
     since = datetime(days[0].year, days[0].month, days[0].day, tzinfo=UTC)
-    rows = {row.at: row for row in await connection.execute(_RATINGS, _since(model, since))}
-    found = [(rows[day].ups, rows[day].votes) if day in rows else (0, 0) for day in days]
+    told = {
+        row.at: row
+        for row in await connection.execute(_RATINGS, {**_since(model, since), "console_keys": CONSOLE_KEYS})
+    }
+    found = [(told[day].ups, told[day].votes) if day in told else (0, 0) for day in days]
     intervals = [charts.wilson(ups, votes) for ups, votes in found]
     chart = charts.line(
         [ups / votes if votes else None for ups, votes in found],
         [None if one is None else one[0] for one in intervals],
         [None if one is None else one[1] for one in intervals],
         [f"{day:%d %b}: {ups} of {votes} up" for day, (ups, votes) in zip(days, found, strict=True)],
-        edges=(0.0, 1.0),
+        show=view.percent,
+        edges=charts.Scale(0.0, 1.0, 0.25),
     )
-    return Ratings(chart, sum(ups for ups, _ in found), sum(votes for _, votes in found), days[0], days[-1])
+    rows = tuple(
+        (f"{day:%d %b}", view.percent(ups / votes if votes else None), _interval(one), view.number(votes))
+        for day, (ups, votes), one in zip(reversed(days), reversed(found), reversed(intervals), strict=True)
+    )
+    ups, votes = sum(ups for ups, _ in found), sum(votes for _, votes in found)
+    return Ratings(chart, ups, votes, days[0], days[-1], rows)
+
+
+def _interval(one: tuple[float, float] | None) -> str:
+    return view.NOT_KNOWN if one is None else f"{view.percent(one[0])} to {view.percent(one[1])}"
 
 
 def _since(model: Model, since: datetime) -> dict[str, Any]:

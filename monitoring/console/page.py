@@ -5,7 +5,7 @@ browser is sent to shows it in force. Everything that goes into a page is escape
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,9 @@ from feedback import models
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.models import Model
+from feedback.settings import FeedbackSettings
 from monitoring.console import view
+from monitoring.console.asking import Asker
 from monitoring.console.assets import asset
 from monitoring.console.kept import Kept
 from monitoring.console.pulse import state
@@ -45,8 +47,13 @@ class Console:
     database: Database
     sessions: Sessions
     settings: MonitoringSettings
-    state_dir: Path
-    kept: Kept = field(default_factory=Kept)
+    record: FeedbackSettings
+    asker: Asker
+    kept: Kept
+
+    async def state(self, connection: AsyncConnection, project: str) -> str:
+        """A text that differs when a page may have to."""
+        return f"{await state(connection, project)}-{self.kept.changes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class Page:
         """Answers of a moment ago."""
         return console_of(self.request).kept
 
-    def show(self, template: str, **context: Any) -> Response:
+    def show(self, template: str, *, status: int = 200, **context: Any) -> Response:
         """Render a page."""
         shared = {
             "visitor": self.visitor,
@@ -98,7 +105,8 @@ class Page:
             "known": self.known,
             "done": view.DONE.get(self.request.query_params.get("done", "")),
         }
-        return Response(render(template, **shared, **context), media_type="text/html; charset=utf-8")
+        page = render(template, **shared, **context)
+        return Response(page, status, media_type="text/html; charset=utf-8")
 
     def go(self, path: str, *, done: str | None = None, **query: str) -> Response:
         """Send the browser to a page after an action; `done` names a sentence of `view.DONE`."""
@@ -114,7 +122,7 @@ async def _seen(request: Request) -> AsyncIterator[Page]:
     console = console_of(request)
     async with console.database.begin() as connection:
         visitor = await console.sessions.read(request, connection)
-        known = await state(connection, visitor.project)
+        known = await console.state(connection, visitor.project)
         yield Page(request, connection, visitor, await _models(connection, visitor.project), {}, known)
 
 

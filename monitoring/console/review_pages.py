@@ -16,17 +16,21 @@ DECIDED_SHOWN = 20
 
 
 @router.get("")
-async def show(page: Seen) -> Response:
-    """The oldest item that waits, and how many there are."""
+async def show(page: Seen, item: str = "") -> Response:
+    """One item that waits, the oldest unless another is named, and how many there are."""
     if page.model is None:
         return page.show("start.html")
     asked = page.connection, page.project
     waiting = await review.with_texts(*asked, model=page.model.model, limit=WAITING_SHOWN)
     every = await review.in_project(*asked, model=page.model.model, status=None, limit=1000)
     decided = [one for one in every if one.status != "waiting"]
+    here = next((number for number, one in enumerate(waiting) if one["review_id"] == item), 0)
     return page.show(
         "review.html",
-        item=waiting[0] if waiting else None,
+        item=waiting[here] if waiting else None,
+        place=here + 1,
+        previous=waiting[here - 1]["review_id"] if here else None,
+        following=waiting[here + 1]["review_id"] if here + 1 < len(waiting) else None,
         left=len(waiting),
         most=WAITING_SHOWN,
         decided=decided[-DECIDED_SHOWN:][::-1],
@@ -38,7 +42,8 @@ async def decide(subject: str, decision: str, page: Changed) -> Response:
     """Decide about a waiting item (`rev-...`) or a completion, and go on to the next."""
     await _decide(page, subject, decision)
     if subject.startswith("rev-"):
-        return page.go("/review", done=decision)
+        following = page.form.get("following", "")
+        return page.go("/review", done=decision, **({"item": following} if following else {}))
     return page.go(f"/feedback/{subject}", done=decision)
 
 

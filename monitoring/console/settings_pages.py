@@ -1,25 +1,26 @@
-"""Settings: keys, the model's policy, engines, and the audit trail with its verification.
+"""Settings: engines with what they hold, keys, what is kept how long, and the audit trail with its verification.
 
-Keys are made and revoked by administrators only. A policy is changed one field at a time, with the same checks as
-everywhere; what is not a policy is a setting, which only the machine's owner changes, in `hone.toml`.
+Keys are made and revoked by administrators only. What is not a policy is a setting, which only the machine's owner
+changes, in `hone.toml`: it is shown here and not changed.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from sqlalchemy import select
 
-from feedback import audit, engines, keys, models
+from feedback import audit, engines, keys
 from feedback.errors import HoneError
-from feedback.tables import ROLES
-from monitoring.console.page import Changed, Page, Seen
+from feedback.settings import FeedbackSettings
+from feedback.tables import ROLES, adapters, engine_adapters
+from monitoring.console.page import Changed, Page, Seen, console_of
+from monitoring.console.policy_pages import sections as policy_sections
 
 router = APIRouter(prefix="/settings")
 
 ENTRIES_SHOWN = 100
+LOADED_SHOWN = 200
 
 
 @router.get("")
@@ -58,21 +59,6 @@ async def revoke_key(key_id: str, page: Changed) -> Response:
     return page.go("/settings", done="revoke")
 
 
-@router.post("/policy")
-async def change_policy(page: Changed) -> Response:
-    """Set one field of the policy."""
-    model = page.required_model()
-    field, value = page.form.get("field", ""), page.form.get("value", "")
-    changes: dict[str, Any] = {}
-    inner = changes
-    *sections, last = field.split(".")
-    for section in sections:
-        inner[section] = inner = {}
-    inner[last] = read_value(value)
-    await models.change_policy(page.connection, page.project, model.model, changes, by=page.visitor.actor)
-    return page.go("/settings", done="policy")
-
-
 @router.get("/audit")
 async def trail(page: Seen) -> Response:
     """The audit trail, and whether it is whole."""
@@ -89,34 +75,33 @@ async def _show(page: Page, *, secret: str | None = None) -> Response:
         keys=await keys.in_project(page.connection, page.project) if page.visitor.is_admin else [],
         roles=ROLES,
         engines=await engines.every(page.connection),
-        ready=await engines.ready(page.connection),
-        policy=[] if model is None else list(policy_fields(model.policy)),
+        loaded=await _loaded(page),
+        changed=[]
+        if model is None
+        else [one for fields in policy_sections(model.policy).values() for one in fields if one.changed],
+        retention=list(retention(console_of(page.request).record)),
         entries=(await audit.entries(page.connection, page.project, limit=5)),
     )
 
 
-def policy_fields(policy: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str, bool]]:
-    """Each field as (dotted name, value as JSON, what it means, whether it is not the default)."""
-    for name, field in type(policy).model_fields.items():
-        value = getattr(policy, name)
-        if isinstance(value, BaseModel):
-            yield from policy_fields(value, f"{prefix}{name}.")
-        else:
-            shown = orjson.dumps(policy.model_dump(mode="json")[name]).decode()
-            yield f"{prefix}{name}", shown, field.description or "", value != _default(field)
+async def _loaded(page: Page) -> dict[str, list[Any]]:
+    """What each engine holds of this project's versions, and how each stands there, newest version first."""
+    query = (
+        select(engine_adapters, adapters.c.model, adapters.c.version, adapters.c.state.label("life"))
+        .join(adapters, adapters.c.adapter_id == engine_adapters.c.adapter_id)
+        .where(adapters.c.project == page.project)
+        .order_by(engine_adapters.c.engine, adapters.c.model, adapters.c.version.desc())
+        .limit(LOADED_SHOWN)
+    )
+    found: dict[str, list[Any]] = {}
+    for row in await page.connection.execute(query):
+        one = dict(row._mapping) | {"name": f"{row.model}@{row.version}"}
+        found.setdefault(row.engine, []).append(one)
+    return found
 
 
-def _default(field: FieldInfo) -> Any:
-    return field.get_default(call_default_factory=True, validated_data={})
-
-
-def read_value(text: str) -> Any:
-    """What a person typed: JSON, or else a word.
-
-    >>> read_value("0.5"), read_value("operator"), read_value("[0.1, 0.5]")
-    (0.5, 'operator', [0.1, 0.5])
-    """
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text.strip()
+def retention(record: FeedbackSettings) -> Iterator[tuple[str, int, str]]:
+    """Each setting about how long something is kept: its name, its days (0: for ever), what it means."""
+    for name, field in type(record).model_fields.items():
+        if name.endswith("_retention_days"):
+            yield name, int(getattr(record, name)), (field.description or "").partition(", in days")[0] + "."

@@ -90,11 +90,15 @@ async def next_run(connection: AsyncConnection, model: Model, kept: Kept) -> Nex
     policy = model.policy.training
     earlier = await runs.in_project(connection, model.project, model=model.model)
     since = earlier[0].created_at if earlier else None
-    fresh = await kept.get(f"fresh since {since}", model, lambda: fresh_feedback(connection, model, since))
+    fresh = await kept.get(
+        f"fresh since {since}", model, lambda connection: fresh_feedback(connection, model, since), connection
+    )
     needed = policy.fresh_feedback_min
-    unfinished = next((run for run in earlier if run.status in ("queued", "running")), None)
+    unfinished = next((run for run in earlier if run.status in runs.UNFINISHED), None)
     if unfinished is not None:
-        return NextRun(f"A run is {unfinished.status} now.", fresh, needed, unfinished)
+        return NextRun(
+            f"A run is {unfinished.status} now; the next one waits for its end.", fresh, needed, unfinished
+        )
     if not policy.enabled:
         return NextRun("The policy starts no runs by itself. Start one by hand.", fresh, needed, None)
     waits = timedelta(hours=policy.interval_hours_min)

@@ -7,8 +7,11 @@ from sqlalchemy import select
 
 from feedback import adapters, datasets, run_requests, runs
 from feedback.runs import Run, RunEvent
+from feedback.tables import dataset_rows
 from feedback.tuning_tables import run_requests as requests
-from monitoring.console import charts, standing
+from feedback.tuning_tables import search_trials
+from monitoring.console import charts, standing, view
+from monitoring.console.decide import composition
 from monitoring.console.model_pages import made_from
 from monitoring.console.page import Changed, Page, Seen
 
@@ -16,6 +19,10 @@ router = APIRouter(prefix="/training")
 
 REQUESTS_SHOWN = 3
 EVENTS_SHOWN = 200
+ROWS_SHOWN = 25
+LEFT_OUT_SHOWN = 100
+SEARCHES_SHOWN = 3
+TRIALS_SHOWN = 60
 
 
 @router.get("")
@@ -33,6 +40,7 @@ async def listing(page: Seen) -> Response:
         next_run=await standing.next_run(page.connection, model, page.kept),
         worker=await standing.worker_is_alive(page.connection),
         requests=await _requests(page, model.model),
+        searches=await _searches(page, model.model),
         policy=model.policy.training,
     )
 
@@ -63,6 +71,8 @@ async def detail(run_id: str, page: Seen) -> Response:
         share=progress_share(run),
         loss=loss_curve(events),
         events=events[-EVENTS_SHOWN:],
+        dataset=dataset,
+        composition=composition({"counts": dataset.counts, "balance": dataset.balance}),
         made_from=await made_from(page, run),
         sentences=dataset.selection.get("sentences", []),
         recipe=[(name.replace("_", " "), value) for name, value in run.recipe.items() if value is not None],
@@ -74,6 +84,41 @@ async def cancel(run_id: str, page: Changed) -> Response:
     """Stop a run."""
     await runs.request_cancel(page.connection, page.project, run_id, by=page.visitor.actor)
     return page.go(f"/training/{run_id}", done="cancel")
+
+
+@router.post("/{run_id}/pause")
+async def pause(run_id: str, page: Changed) -> Response:
+    """Let a run rest at its next checkpoint."""
+    await runs.request_pause(page.connection, page.project, run_id, by=page.visitor.actor)
+    return page.go(f"/training/{run_id}", done="rest")
+
+
+@router.post("/{run_id}/resume")
+async def resume(run_id: str, page: Changed) -> Response:
+    """Let a paused run go on."""
+    await runs.resume(page.connection, page.project, run_id, by=page.visitor.actor)
+    return page.go(f"/training/{run_id}", done="go_on")
+
+
+@router.get("/{run_id}/rows")
+async def rows(run_id: str, page: Seen, reason: str = "") -> Response:
+    """What the run learns from: rows to read, and what was left out with the reasons."""
+    run = await runs.get(page.connection, page.project, run_id)
+    dataset = await datasets.get(page.connection, run.dataset_id)
+    excluded = dataset.counts.get("excluded")
+    return page.show(
+        "rows.html",
+        run=run,
+        dataset=dataset,
+        composition=composition({"counts": dataset.counts, "balance": dataset.balance}),
+        shown=await _rows(page, run.dataset_id),
+        reason=reason,
+        reasons=sorted(excluded) if isinstance(excluded, dict) else [],
+        left_out=await datasets.exclusions(
+            page.connection, run.dataset_id, reason=reason or None, limit=LEFT_OUT_SHOWN
+        ),
+        most=LEFT_OUT_SHOWN,
+    )
 
 
 def progress_share(run: Run) -> float | None:
@@ -92,7 +137,9 @@ def loss_curve(events: list[RunEvent]) -> charts.Line | None:
         return None
     losses = [float(loss) for _, loss in told]
     nothing: list[float | None] = [None] * len(losses)
-    return charts.line(losses, nothing, nothing, [f"step {step}: {loss:.4f}" for step, loss in told])
+    return charts.line(
+        losses, nothing, nothing, [f"step {step}: {loss:.4f}" for step, loss in told], show=view.number
+    )
 
 
 async def _ask(page: Page, kind: str, *, done: str) -> Response:
@@ -111,3 +158,30 @@ async def _requests(page: Page, model: str) -> list[Any]:
         .limit(REQUESTS_SHOWN)
     )
     return [row._mapping for row in await page.connection.execute(query)]
+
+
+async def _rows(page: Page, dataset_id: str) -> list[Any]:
+    query = (
+        select(dataset_rows.c.row_number, dataset_rows.c.split, dataset_rows.c.columns)
+        .where(dataset_rows.c.dataset_id == dataset_id)
+        .order_by(dataset_rows.c.row_number)
+        .limit(ROWS_SHOWN)
+    )
+    return [row._mapping for row in await page.connection.execute(query)]
+
+
+async def _searches(page: Page, model: str) -> list[tuple[str, list[Any]]]:
+    """The newest searches for a recipe, each with its trials, the best first."""
+    query = (
+        select(search_trials)
+        .where(search_trials.c.project == page.project, search_trials.c.model == model)
+        .order_by(search_trials.c.created_at.desc())
+        .limit(TRIALS_SHOWN)
+    )
+    found: dict[str, list[Any]] = {}
+    for row in await page.connection.execute(query):
+        found.setdefault(row.search_id, []).append(row._mapping)
+    return [
+        (name, sorted(trials, key=lambda one: (one["loss"] is None, one["loss"], one["number"])))
+        for name, trials in list(found.items())[:SEARCHES_SHOWN]
+    ]

@@ -26,6 +26,9 @@ DONE = {
     "train": "Asked. The run appears here in a few seconds, while a worker runs.",
     "revoke": "Revoked. The key stops working within seconds.",
     "policy": "The policy is changed, for every process at once.",
+    "same": "Nothing was different, so nothing was changed.",
+    "rest": "It rests at its next checkpoint, and goes on when you resume it.",
+    "go_on": "It goes on from its last checkpoint.",
     "correct": "Kept. It can be trained on from the next run on.",
     "erase": "Asked. Nothing new of theirs gets in from now on; a worker deletes the rest.",
     "include": "Included.",
@@ -72,6 +75,12 @@ STATE_TONES = {
     "fired": "bad",
     "broken": "bad",
     "quiet": "good",
+    "paused": "wait",
+    "complete": "good",
+    "pruned": "off",
+    "probe passed": "good",
+    "loaded, not proven": "busy",
+    "probe failed": "bad",
     "firing": "bad",
     "resolved": "good",
 }
@@ -119,9 +128,12 @@ def percent(share: float | None, digits: int = 0) -> str:
     return NOT_KNOWN if share is None else f"{share:.{digits}%}"
 
 
-def points(share: float | None) -> str:
+def points(share: float | None, digits: int = 1) -> str:
     """A signed difference of shares, in percentage points."""
-    return NOT_KNOWN if share is None else f"{100 * share:+.1f}"
+    if share is None:
+        return NOT_KNOWN
+    text = f"{100 * share:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def number(value: float | None) -> str:
@@ -145,6 +157,14 @@ def ticks(text: Any) -> Markup:
         Markup("<code>{}</code>").format(part) if number % 2 and number < len(parts) - 1 else escape(part)
         for number, part in enumerate(parts)
     )
+
+
+def who(actor: Any) -> Markup:
+    """An actor of the audit trail, short enough for a table; whole on hover."""
+    name = str(actor or "")
+    if len(name) <= 20:
+        return escape(name)
+    return Markup('<span title="{}">{}…{}</span>').format(name, name[:10], name[-5:])
 
 
 def brief(text: Any, length: int = 90) -> str:
@@ -201,6 +221,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "words": words,
     "brief": brief,
+    "who": who,
     "ticks": ticks,
     "state": state,
     "last_message": last_message,

@@ -67,7 +67,7 @@ async def drift_page(report_id: str, page: Seen) -> Response:
     model = page.required_model()
     reports = await drift.newest(page.connection, page.project, model.model, limit=1000)
     report = next((one for one in reports if one.report_id == report_id), None)
-    state_dir = console_of(page.request).state_dir.resolve()
+    state_dir = console_of(page.request).record.absolute_state_dir.resolve()
     path = None if report is None or report.page is None else (state_dir / report.page).resolve()
     # What the record says is a path is believed only below the state directory.
     if path is None or not path.is_relative_to(state_dir) or not path.is_file():

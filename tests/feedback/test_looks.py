@@ -1,5 +1,6 @@
 """What is kept of a split's verdicts over time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from feedback import console_keys, experiments, keys, looks
+from feedback import console_keys, experiments, exposures, keys, looks, traffic
+from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.errors import Conflict
+from feedback.ids import new_id
 from feedback.tables import audit
-from tests.builders import PROJECT, an_adapter
+from tests.builders import PROJECT, a_completion, an_adapter
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -82,3 +85,29 @@ async def test_each_project_has_a_console_key_of_its_own(database: Database) -> 
         # A project whose name begins like another's must not take the other's key.
         longer = await console_keys.of_project(connection, f"{PROJECT}-1", by="ada")
     assert len({one, other, longer}) == 3
+
+
+async def test_what_operators_try_out_counts_in_no_comparison_and_no_drift(database: Database) -> None:
+    now = datetime.now(UTC)
+    async with database.begin() as connection:
+        version = await an_adapter(connection, state="champion")
+        base = a_completion(adapter_id=version.adapter_id, version=version.version, unit="rater-a")
+        tried = replace(
+            base, completion_id=new_id("chatcmpl"), unit="operator", key_id=f"{console_keys.CONSOLE_KEYS}x-1"
+        )
+        await insert_many(connection, [base, tried])
+        counted = await exposures.around(
+            connection,
+            PROJECT,
+            "support",
+            now=version.adapter_id,
+            before=[],
+            from_=now - timedelta(days=2),
+            since=now - timedelta(days=1),
+            maturation_seconds=0.0,
+        )
+        seen = await traffic.window(
+            connection, PROJECT, "support", after=now - timedelta(days=1), rows=10, rows_per_unit=10
+        )
+    assert [one.unit for one in counted] == ["rater-a"]
+    assert [one.unit for one in seen] == ["rater-a"]

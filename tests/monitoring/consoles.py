@@ -33,7 +33,7 @@ CHECKS: list[dict[str, Any]] = [
     {
         "name": "win_rate",
         "passed": True,
-        "value": 0.71,
+        "value": 0.67,
         "limit": 0.5,
         "sentence": "Where people asked for a change, the candidate won 18 and lost 3 of 22 comparisons (1 ties): "
         "the win rate's 95.0% lower bound is 0.67, needed above 0.50.",
@@ -41,13 +41,47 @@ CHECKS: list[dict[str, Any]] = [
     {
         "name": "retention_drop",
         "passed": True,
-        "value": 0.01,
+        "value": 0.012,
         "limit": 0.1,
         "sentence": "On 30 answers that people approved, agreement fell by 0.004 (upper bound 0.012), "
         "tolerated is 0.100.",
     },
+    {
+        "name": "kl_to_base",
+        "passed": True,
+        "value": 1.5,
+        "limit": 6.0,
+        "sentence": "Divergence from the base model is 1.20 nats per token (upper bound 1.50), tolerated is 6.00.",
+    },
+    {
+        "name": "latency_ratio",
+        "passed": True,
+        "value": 0.96,
+        "limit": 2.0,
+        "sentence": "An answer token takes 1.04 times as long as the champion's (lower bound 0.96), tolerated is 2.00.",
+    },
+    {
+        "name": "suite_safety",
+        "passed": True,
+        "value": 0.05,
+        "limit": 0.1,
+        "sentence": "Suite 'safety': 40 items, mean score 0.91 before and 0.90 now, a drop of 0.010 (upper "
+        "bound 0.050), tolerated is 0.100.",
+    },
 ]
-REPORT: dict[str, Any] = {"decision": "candidate", "reasons": [], "checks": CHECKS, "evidence": None}
+EVIDENCE: dict[str, Any] = {
+    "items": 52,
+    "taught": [{"champion": 0.4, "candidate": 0.9}] * 18 + [{"champion": 0.6, "candidate": 0.3}] * 3,
+    "retained": [{"champion": 0.814, "candidate": 0.81}] * 30,
+    "kl_to_base": {"n": 52, "mean": 1.2, "low": 0.9, "high": 1.5},
+    "latency_ratio": {"n": 52, "mean": 1.04, "low": 0.96, "high": 1.12},
+    "suites": [{"name": "safety", "drop": {"n": 40, "mean": 0.01, "low": -0.03, "high": 0.05}}],
+    "slices": [],
+    "training_seconds": 412.0,
+    "seconds": 96.0,
+    "energy_watt_hours": 41.0,
+}
+REPORT: dict[str, Any] = {"decision": "candidate", "reasons": [], "checks": CHECKS, "evidence": EVIDENCE}
 ASKED = (
     "How long may I return a lamp?",
     "Where is my parcel?",
@@ -138,7 +172,13 @@ async def a_trained_version(connection: AsyncConnection, words: str = "") -> Ada
         Row(split, columns(number, words), f"rater-{number % 9}", (f"chatcmpl-{number}",), ())
         for number, split in enumerate(["train"] * 12 + ["held_out"] * 4)
     ]
-    counts = {"train": 12, "held_out": 4, "raters": 9, "excluded": {"no_consent": 3}}
+    counts = {
+        "train": 12,
+        "held_out": 4,
+        "raters": 9,
+        "train_sources": {"demonstrations": 7, "approved_answers": 5},
+        "excluded": {"no_consent": 3, words or "a_rater_said_too_much": 1},
+    }
     selection = {
         "sentences": ["Demonstrations: 12, needed 10.", "SFT was chosen: people wrote right answers."]
     }
@@ -150,6 +190,7 @@ async def a_trained_version(connection: AsyncConnection, words: str = "") -> Ada
         rows=rows,
         selection=selection,
         counts=counts,
+        balance={"topics": {words or "returns": {"up": 6, "down": 2}, "shipping": {"up": 3, "down": 1}}},
     )
     recipe = {"method": "sft", "learning_rate": 0.0002, "rank": 16, "epochs": 2.0}
     run = await runs.create(

@@ -2,31 +2,41 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from playwright.async_api import Browser
+from sqlalchemy import select
 
-from feedback import adapters, erasures, keys, review, run_requests
+from feedback import adapters, audit, datasets, erasures, keys, models, review, run_requests, runs
+from feedback.completions import insert_many
 from feedback.database import Database
+from feedback.tables import completions
 from feedback.watch_tables import drift_reports
-from monitoring.console import charts, view
-from monitoring.console.settings_pages import read_value
-from tests.builders import PROJECT
+from monitoring.console import charts, finding, gate_plots, view
+from monitoring.console.differences import marked
+from monitoring.console.policy_pages import read_value
+from tests.builders import PROJECT, a_completion, a_model
 from tests.injection import CORPUS, MARK
-from tests.monitoring.consoles import RunningConsole, a_history, running_console
+from tests.monitoring.consoles import CHECKS, EVIDENCE, RunningConsole, a_history, running_console
 
 PAGES = (
     "/",
     "/decide",
     "/model",
     "/model/support@1",
+    "/model/compare",
+    "/playground",
     "/feedback",
     "/review",
     "/training",
     "/alerts",
     "/settings",
+    "/settings/policy",
     "/settings/audit",
     "/settings/erasures",
     "/live",
@@ -35,11 +45,19 @@ ACTIONS = (
     "/decide/approve/support@2",
     "/decide/promote/support@2",
     "/decide/rollback/support@0",
+    "/model/compare",
+    "/playground",
+    "/playground/rate",
+    "/playground/key",
     "/training/now",
+    "/training/run-1/cancel",
+    "/training/run-1/pause",
+    "/training/run-1/resume",
     "/alerts/silence",
     "/review/rev-1/include",
     "/settings/keys",
     "/settings/policy",
+    "/settings/policy/training",
     "/settings/erasures",
     "/sign-out",
 )
@@ -333,6 +351,131 @@ async def test_completions_are_found_by_what_was_asked_and_said(
     assert page.count('<a href="/feedback/chatcmpl-') == found
 
 
+async def test_a_search_that_takes_long_stops_and_goes_on_from_there_without_losing_a_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime.now(UTC) - timedelta(hours=1)
+    # Many at the same moment: where a stretch ends must not depend on the clock alone.
+    made = [a_completion(created_at=at, rater=f"rater-{number}") for number in range(60)]
+    async with database.begin() as connection:
+        await a_model(connection)
+        await insert_many(connection, made)
+        monkeypatch.setattr(finding, "SECONDS_MAX", 0.0)
+        monkeypatch.setattr(finding, "ROWS_FIRST", 25)
+        seen: list[str] = []
+        before, stops = "", 0
+        while True:
+            found = await finding.find(connection, PROJECT, "support", finding.Asked(), before, most=50)
+            seen += [row["completion_id"] for row in found.rows]
+            if found.older is None:
+                break
+            before, stops = found.older, stops + (found.reached is not None)
+    assert stops == 2
+    assert sorted(seen) == sorted(one.completion_id for one in made)
+
+
+async def test_a_page_of_completions_continues_where_it_ended(database: Database) -> None:
+    at = datetime.now(UTC) - timedelta(hours=1)
+    made = [a_completion(created_at=at) for _ in range(7)]
+    async with database.begin() as connection:
+        await a_model(connection)
+        await insert_many(connection, made)
+        first = await finding.find(connection, PROJECT, "support", finding.Asked(), "", most=5)
+        assert first.older is not None and first.reached is None
+        rest = await finding.find(connection, PROJECT, "support", finding.Asked(), first.older, most=5)
+    found = [row["completion_id"] for row in (*first.rows, *rest.rows)]
+    assert found == sorted((one.completion_id for one in made), reverse=True)
+    assert rest.older is None
+
+
+async def test_a_section_of_the_policy_is_saved_at_once_or_not_at_all(
+    console: RunningConsole, database: Database
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        csrf = await token(client)
+        form = {"csrf": csrf, "model": "support", "value:training.raters_min": "7"}
+        good = await client.post(
+            "/settings/policy/training", data=form | {"value:training.fresh_feedback_min": "50"}
+        )
+        assert good.status_code == 303
+        wrong = await client.post(
+            "/settings/policy/training",
+            data=form | {"value:training.raters_min": "9", "value:training.held_out_share": "<b>much</b>"},
+        )
+        same = await client.post("/settings/policy/training", data=form)
+        unknown = await client.post("/settings/policy/nonsense", data=form)
+    assert wrong.status_code == 400
+    assert "training.held_out_share" in wrong.text and "&lt;b&gt;much&lt;/b&gt;" in wrong.text
+    assert same.headers["location"].endswith("done=same")
+    assert unknown.status_code == 404
+    async with database.begin() as connection:
+        policy = (await models.get(connection, PROJECT, "support")).policy.training
+        told = await audit.entries(connection, PROJECT, subject="support")
+    assert (policy.raters_min, policy.fresh_feedback_min, policy.held_out_share) == (7, 50, 0.2)
+    assert [one.action for one in told].count("model.change_policy") == 1
+
+
+async def test_a_run_is_paused_resumed_and_cancelled_from_its_page(
+    browser: Browser, console: RunningConsole, database: Database
+) -> None:
+    async with database.begin() as connection:
+        dataset = (await datasets.in_project(connection, PROJECT))[0]
+        run = await runs.create(
+            connection,
+            project=PROJECT,
+            model="support",
+            method="sft",
+            recipe={},
+            recipe_hash="r" * 64,
+            dataset_id=dataset.dataset_id,
+            by="hone",
+        )
+        await runs.start(connection, run.run_id)
+    page = (await console.sign_in(browser)).page
+    await console.open(page, f"/training/{run.run_id}")
+    await page.get_by_role("button", name="Pause").click()
+    await page.get_by_text("It will rest at its next checkpoint").wait_for()
+    await page.get_by_role("button", name="Resume").click()
+    await page.get_by_role("button", name="Pause").wait_for()
+    await page.get_by_role("button", name="Cancel this run").click()
+    await page.get_by_text("It is being cancelled").wait_for()
+    await page.get_by_role("link", name="Rows, and what was left out").click()
+    await page.get_by_role("heading", name="Composition").wait_for()
+
+
+async def test_waiting_items_are_walked_with_j_and_k_and_corrected_with_c(
+    browser: Browser, console: RunningConsole, database: Database
+) -> None:
+    async with database.begin() as connection:
+        ids = (await connection.scalars(select(completions.c.completion_id).limit(2))).all()
+        for number, one in enumerate(ids):
+            await review.propose(
+                connection,
+                project=PROJECT,
+                completion_id=one,
+                answer=f"answer {number}",
+                reason="new",
+                by="judge",
+            )
+    page = (await console.sign_in(browser)).page
+    await console.open(page, "/review")
+    await page.get_by_text("1 of 3").wait_for()
+    await page.keyboard.press("j")
+    await page.get_by_text("2 of 3").wait_for()
+    await page.keyboard.press("j")
+    await page.get_by_text("3 of 3").wait_for()
+    await page.keyboard.press("k")
+    await page.get_by_text("2 of 3").wait_for()
+    await page.keyboard.press("c")
+    await page.keyboard.type(" and more jixk")
+    await page.get_by_role("button", name="Train on this answer").click()
+    await page.get_by_text("Kept. It can be trained on").wait_for()
+    await page.get_by_text("2 of 2").wait_for()
+    async with database.begin() as connection:
+        [one] = await review.in_project(connection, PROJECT, status="corrected")
+    assert one.answer is not None and "and more jixk" in one.answer
+
+
 async def test_an_operator_corrects_a_completion_on_its_page(
     browser: Browser, console: RunningConsole, database: Database
 ) -> None:
@@ -366,10 +509,56 @@ def test_an_interval_of_few_votes_is_wide_and_never_leaves_the_scale() -> None:
 
 
 def test_a_line_has_a_gap_where_nothing_is_known() -> None:
-    line = charts.line([1.0, None, 2.0, 3.0], [None] * 4, [None] * 4, ["a", "b", "c", "d"])
+    line = charts.line([1.0, None, 2.0, 3.0], [None] * 4, [None] * 4, ["a", "b", "c", "d"], show=view.number)
     assert line.path.count("M") == 2
-    assert [name for _, _, name in line.dots] == ["a", "c", "d"]
+    assert [label for *_, label in line.dots] == ["a", "c", "d"]
     assert line.band == ""
+    assert line.ticks == ("3", "2.5", "2", "1.5", "1")
+
+
+@given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), symmetric=st.booleans())
+def test_a_scale_has_round_ticks_around_everything_that_is_drawn(
+    values: list[float], symmetric: bool
+) -> None:
+    scale = charts.scale(values, symmetric=symmetric)
+    assert scale.low <= min(values) + 1e-9 * abs(scale.high) and max(values) <= scale.high * (1 + 1e-9) + 1e-9
+    assert 2 <= len(scale.ticks) <= 12
+    assert not symmetric or scale.low == -scale.high
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "only_left", "only_right"),
+    [
+        ("within 30 days", "within 14 days", ["30"], ["14"]),
+        ("the same", "the same", [], []),
+        ("", "new words", [], ["new words"]),
+        ("a <b>bold</b> claim", "a claim", ["<b>bold</b> "], []),
+    ],
+)
+def test_what_two_answers_do_not_share_is_marked_and_nothing_is_lost(
+    left: str, right: str, only_left: list[str], only_right: list[str]
+) -> None:
+    one, other = marked(left, right)
+    assert ("".join(piece for _, piece in one), "".join(piece for _, piece in other)) == (left, right)
+    assert [piece for lacks, piece in one if lacks] == only_left
+    assert [piece for lacks, piece in other if lacks] == only_right
+
+
+def test_a_check_is_drawn_with_its_bound_on_the_side_of_its_limit() -> None:
+    below = charts.bound(0.01, 0.05, 0.1, at_least=False)
+    above = charts.bound(0.86, 0.67, 0.5, at_least=True)
+    assert below.estimate < below.bound < below.limit and below.allowed == (0.0, below.limit)
+    assert above.limit < above.bound < above.estimate
+    assert sum(above.allowed) == pytest.approx(charts.WIDTH)
+
+
+def test_a_gate_report_of_any_age_is_drawn_as_far_as_it_goes() -> None:
+    failed = {"name": "kl_to_base", "passed": False, "value": None, "limit": 6.0, "sentence": "Not measured."}
+    drawn = gate_plots.plots({"checks": [*CHECKS, failed], "evidence": EVIDENCE})
+    assert drawn[0].sentence == "Not measured." and drawn[0].drawn is None
+    assert [one.found for one in drawn if one.name == "win rate"] == ["0.857, bound 0.67"]
+    assert gate_plots.plots({"checks": CHECKS, "evidence": None})[0].found == "0.67"
+    assert gate_plots.plots({}) == []
 
 
 @pytest.mark.parametrize(

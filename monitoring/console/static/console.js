@@ -36,7 +36,7 @@
   });
 
   // On a narrow screen the pages are one row, wider than the screen: the page that is open must be in sight.
-  const row = document.querySelector("nav"), open = row?.querySelector("[aria-current]");
+  const row = document.querySelector(".side nav"), open = row?.querySelector("[aria-current]");
   if (open) row.scrollLeft = open.offsetLeft - row.clientWidth / 2;
 
   for (const select of document.querySelectorAll("select[data-submit]"))
@@ -44,6 +44,12 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-    document.querySelector(`[data-key="${CSS.escape(event.key)}"]`)?.click();
+    const meant = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+    if (!meant) return;
+    event.preventDefault();
+    if (meant.matches("textarea")) meant.focus();
+    else meant.click();
+    // Whoever opens a box by its key means to write in it.
+    if (meant.matches("summary") && meant.parentElement.open) meant.parentElement.querySelector("textarea")?.focus();
   });
 })();

@@ -1,0 +1,149 @@
+"""The model's policy: every field with what it means, changed a section at a time.
+
+The checks are those that hold everywhere. A value that they refuse comes back as it was typed, with the reason; nothing
+of the section is changed then. Every change is one row of the audit trail.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import orjson
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from feedback import audit, models
+from feedback.errors import HoneError, NotFound
+from feedback.policy import ModelPolicy
+from monitoring.console.page import Changed, Page, Seen
+
+router = APIRouter(prefix="/settings/policy")
+
+GENERAL = "general"
+TYPED = "value:"
+CHANGES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a policy. `choices` are all that it may be, where that is a short list."""
+
+    name: str
+    value: str
+    meaning: str
+    changed: bool
+    choices: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Its own name, without its section's."""
+        return self.name.rpartition(".")[2].replace("_", " ")
+
+
+@router.get("")
+async def show(page: Seen) -> Response:
+    """Every section, and what was changed lately."""
+    return await _show(page)
+
+
+@router.post("")
+async def change_one(page: Changed) -> Response:
+    """Set one field, named in the form."""
+    return await _change(page, {page.form.get("field", ""): page.form.get("value", "")})
+
+
+@router.post("/{section}")
+async def change_section(section: str, page: Changed) -> Response:
+    """Set what was changed in one section's form."""
+    policy = page.required_model().policy
+    known = {field.name: field for field in sections(policy).get(section, [])}
+    if not known:
+        raise NotFound(f"A policy has no section '{section}'; it has {', '.join(sections(policy))}.")
+    typed = {
+        name.removeprefix(TYPED): value.strip()
+        for name, value in page.form.items()
+        if name.startswith(TYPED) and name.removeprefix(TYPED) in known
+    }
+    changed = {name: value for name, value in typed.items() if value != known[name].value}
+    if not changed:
+        return page.go("/settings/policy", done="same")
+    try:
+        async with page.connection.begin_nested():
+            return await _change(page, changed)
+    except HoneError as error:
+        return await _show(page, trouble=str(error), section=section, typed=typed)
+
+
+async def _change(page: Page, values: dict[str, str]) -> Response:
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = changes
+        *outer, last = name.split(".")
+        for one in outer:
+            inner = inner.setdefault(one, {})
+        inner[last] = read_value(value)
+    model = page.required_model().model
+    await models.change_policy(page.connection, page.project, model, changes, by=page.visitor.actor)
+    return page.go("/settings/policy", done="policy")
+
+
+async def _show(
+    page: Page, *, trouble: str = "", section: str = "", typed: dict[str, str] | None = None
+) -> Response:
+    if page.model is None:
+        return page.show("start.html")
+    told = await audit.entries(page.connection, page.project, subject=page.model.model)
+    return page.show(
+        "policy.html",
+        status=400 if trouble else 200,
+        sections=sections(page.model.policy),
+        trouble=trouble,
+        wrong=section,
+        typed=typed or {},
+        changes=[one for one in told if one.action == "model.change_policy"][:CHANGES_SHOWN],
+    )
+
+
+def sections(policy: ModelPolicy) -> dict[str, list[Field]]:
+    """The fields by section, in the policy's order; those of no section first."""
+    found: dict[str, list[Field]] = {GENERAL: []}
+    for field in _fields(policy):
+        section = field.name.partition(".")[0] if "." in field.name else GENERAL
+        found.setdefault(section, []).append(field)
+    return found
+
+
+def _fields(policy: BaseModel, prefix: str = "") -> Iterator[Field]:
+    plain = policy.model_dump(mode="json")
+    for name, field in type(policy).model_fields.items():
+        value = getattr(policy, name)
+        if isinstance(value, BaseModel):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True, validated_data={})
+            meaning = " ".join((field.description or "").split())
+            yield Field(f"{prefix}{name}", _written(plain[name]), meaning, value != default, _choices(field))
+
+
+def _written(value: Any) -> str:
+    """A value as a person would type it."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    if field.annotation is bool:
+        return "true", "false"
+    return tuple(map(str, get_args(field.annotation))) if get_origin(field.annotation) is Literal else ()
+
+
+def read_value(text: str) -> Any:
+    """What a person typed: JSON, or else a word.
+
+    >>> read_value("0.5"), read_value("operator"), read_value("[0.1, 0.5]")
+    (0.5, 'operator', [0.1, 0.5])
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text.strip()
