@@ -294,7 +294,7 @@ class Story:
             self._say(f'  {score.title} ({score.version}): "{score.example}"')
         other = self.base if self.plan.end_with == "champion" else candidate
         self._say(
-            f"The champion is now {self.scores[-1].version}. `hone rollback {self.service.model} --to {other}` "
+            f"The champion is now {self.scores[-1].version}. `hone rollback --model {self.service.model} --to {other}` "
             "puts the other one back."
         )
 
