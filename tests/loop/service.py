@@ -108,6 +108,7 @@ def running_service(state_dir: Path, *arguments: str, **settings: str) -> Iterat
         "HONE_STATE_DIR": str(state_dir),
         "HONE_GATEWAY_PORT": str(port),
         "HONE_ENGINE_PORT": str(free_port()),
+        "HONE_CONSOLE_PORT": str(free_port()),
         **settings,
     }
     with open(state_dir / "up.log", "ab") as log:

@@ -18,6 +18,7 @@ from openai import AsyncOpenAI
 from feedback.adapters import Adapter
 from tests.loop.conftest import enter, wait_until_ready
 from tests.loop.service import Service
+from tests.loop.told_apart import Computed, agree, ask, clearly_differ
 
 CLIENTS = 12
 TURNS = 3
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 class Talk:
     """What the raters met, in order, and what went wrong."""
 
-    expected: dict[str, str]
+    expected: dict[str, Computed]
     met: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     failures: list[str] = field(default_factory=list)
     answered: int = 0
@@ -42,9 +43,10 @@ async def test_a_worse_adapter_in_a_canary_takes_itself_back(tiny_service: Servi
     async with tiny_service.client(max_retries=0, timeout=60) as people, admin(tiny_service) as operator:
         champion = (await get(operator, "/admin/v1/models/support"))["champion"]
         worse = await publish(tiny_service, tiny_base)
-        talk = Talk({text: await ask(people, champion, "examiner", text) for text in QUESTIONS})
-        answers = {text: await ask(people, worse.name, "examiner", text) for text in QUESTIONS}
-        assert all(answers[text] != talk.expected[text] for text in QUESTIONS), "it is not worse"
+        talk = Talk({text: Computed.of(await ask(people, champion, text)) for text in QUESTIONS})
+        for text in QUESTIONS:
+            answer = Computed.of(await ask(people, worse.name, text))
+            assert clearly_differ(answer, talk.expected[text]), f"{answer}\n{talk.expected[text]}"
 
         changed = await operator.patch("/admin/v1/models/support/policy", json=POLICY)
         assert changed.status_code == 200, changed.text
@@ -78,19 +80,13 @@ async def talk_to_it(
         for turn in range(TURNS):
             text = QUESTIONS[turn % len(QUESTIONS)]
             try:
-                answer = await people.chat.completions.create(
-                    model="support",
-                    messages=[{"role": "user", "content": text}],
-                    max_tokens=8,
-                    temperature=0,
-                    safety_identifier=rater,
-                )
+                answer = await ask(people, "support", text, rater=rater)
                 said = await operator.post(
                     "/v1/feedback",
                     json={
                         "completion_id": answer.id,
                         "rater_id": rater,
-                        "value": answer.choices[0].message.content == talk.expected[text],
+                        "value": agree(Computed.of(answer), talk.expected[text]),
                     },
                 )
                 assert said.status_code in (200, 202), said.text
@@ -129,17 +125,6 @@ async def publish(service: Service, base: Path) -> Adapter:
         adapter = await enter(database, service, base, seed=77)
         await wait_until_ready(database, adapter)
     return adapter
-
-
-async def ask(people: AsyncOpenAI, model: str, rater: str, text: str) -> str:
-    answer = await people.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": text}],
-        max_tokens=8,
-        temperature=0,
-        safety_identifier=rater,
-    )
-    return answer.choices[0].message.content or ""
 
 
 def admin(service: Service) -> httpx.AsyncClient:
