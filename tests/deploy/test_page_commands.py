@@ -109,9 +109,8 @@ def test_the_commands_of_a_page_work_in_their_order(
                     # Another service than this one: with a record of its own.
                     patched.delenv("HONE_DATABASE_URL")
                 done = CliRunner().invoke(app, words[1:], prog_name="hone")
-            assert done.exit_code in (FOUND if words[1] in LOOKS else DONE), (
-                f"{block.name}: {line}\n{done.output}\n{done.exception!r}"
-            )
+            said = f"{block.name}: {line}\n{done.output}\n{done.exception!r}"
+            assert done.exit_code in (FOUND if words[1] in LOOKS else DONE), said
 
 
 def test_what_is_only_read_here_is_run_elsewhere() -> None:
