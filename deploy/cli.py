@@ -77,6 +77,11 @@ class Commands(LazyGroup):
             "monitoring.alert_cli:app", "List and silence alerts, and try how they are delivered.", SHIP
         ),
         "drift": Mounted("monitoring.drift_cli:app", "Show whether traffic still looks as it did.", SHIP),
+        "cost": Mounted(
+            "monitoring.cost_cli:app",
+            "Show what each version's answers and each run took, and how much better people liked the result.",
+            SHIP,
+        ),
         "replay": Mounted(
             "monitoring.replay_cli:app",
             "Estimate how another split would have been rated, from what was logged. Asks nobody and changes nothing.",

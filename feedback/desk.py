@@ -88,13 +88,14 @@ class Desk:
         identify: Callable[[str | None], Caller],
         policies: Callable[[str | None], Policies],
         keep: Callable[[Sequence[bytes]], Awaitable[None]],
+        find: Callable[[str], Awaitable[Spooled | None]] | None = None,
         privacy: Callable[[str], PrivacyPolicy] = lambda project: PrivacyPolicy(),
     ) -> None:
         """Open the desk.
 
         `identify` reads an `Authorization` header and raises when its key is wrong; `policies` gives those of a project
-        by model, of every project for None; `keep` returns when the records are safe on disk; `privacy` says what is
-        replaced in a project's feedback before it is kept.
+        by model, of every project for None; `keep` returns when the records are safe on disk, where `find` looks for
+        one; `privacy` says what is replaced in a project's feedback before it is kept.
         """
         self.database = database
         self.settings = settings
@@ -103,6 +104,7 @@ class Desk:
         self.policies = policies
         self._pseudonym_secret = pseudonym_secret
         self._keep = keep
+        self._find = find
         self._privacy = privacy
         self._proxies = read_networks(settings.trusted_proxies)
         self._raters = Limit("One rater", settings.feedback_rater_requests_per_minute)
@@ -256,7 +258,8 @@ class Desk:
                     connection, speaker.project, feedback_id, rater=rater, completion_id=about
                 )
         except NotFound:
-            if feedback_id not in self._waiting:
+            waiting = await self._spooled(feedback_id)
+            if waiting is None or waiting.project != speaker.project:
                 raise
         except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError) as error:
             if not is_outage(error):
@@ -271,29 +274,33 @@ class Desk:
 
         Raises:
             NotFound: the speaker has given no such feedback.
-            Refused: 503; the database is away and this gateway has not spooled it.
+            Refused: 503; the database is away and no gateway of this machine has spooled it.
         """
-        waiting = self._waiting.get(feedback_id)
-        mine = isinstance(waiting, Submission) and waiting.project == speaker.project
-        row, earlier = None, []
+        row, earlier, away = None, [], None
         try:
             async with self.reading() as connection:
                 row = await submissions.get(connection, speaker.project, feedback_id)
                 if row is not None and speaker.grant is not None:
                     row = row if row["rater"] == await _rater_of(connection, speaker) else None
                 earlier = await submissions.history(connection, row) if row is not None else []
-        except Refused:
-            if not mine:
-                raise
+        except Refused as refused:
+            away = refused
         if row is not None:
             self._forget(feedback_id)
             return {"status": _status(row), **row, "history": earlier}
-        if isinstance(waiting, Submission) and mine and speaker.grant is None:
+        waiting = await self._spooled(feedback_id) if speaker.grant is None else None
+        if isinstance(waiting, Submission) and waiting.project == speaker.project:
             return {"status": "spooled", **{name: getattr(waiting, name) for name in submissions.COLUMNS}}
-        raise NotFound(
-            f"There is no feedback '{feedback_id}' of yours in the record. If it was answered 202 by another "
-            "gateway, it waits there until the database is back."
+        raise away or NotFound(
+            f"There is no feedback '{feedback_id}' of yours in the record. If a gateway on another machine answered it "
+            "202, it waits there until the database is back."
         )
+
+    async def _spooled(self, feedback_id: str) -> Spooled | None:
+        waiting = self._waiting.get(feedback_id)
+        if waiting is None and self._find is not None:
+            waiting = await self._find(feedback_id)
+        return waiting
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

@@ -1,4 +1,4 @@
-"""How often one rater, key or address may say something: token buckets, refilled evenly, with a minute's burst.
+"""How often somebody may do something: token buckets, refilled evenly, with a minute's worth of burst.
 
 Each gateway counts for itself. Memory is bounded: of more than `BUCKETS_MAX` the ones that have waited longest are
 forgotten, which at worst gives somebody who was quiet a fresh minute.
@@ -8,6 +8,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from feedback.errors import Refused
 
@@ -15,16 +16,48 @@ MINUTE_SECONDS = 60.0
 BUCKETS_MAX = 50_000
 
 
+class Taken(NamedTuple):
+    """What is left in a bucket, and how long until it holds enough; nothing was taken unless that is 0."""
+
+    left: float
+    wait_seconds: float
+
+    @property
+    def whole_seconds(self) -> int:
+        """The wait as a `retry-after`."""
+        return max(1, math.ceil(self.wait_seconds))
+
+
+class Buckets:
+    """The buckets of everybody whom one kind of limit holds for."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str, per_minute: int, count: int = 1) -> Taken:
+        """Take `count` from the bucket of `name`; more than a minute's worth at once counts as a minute's worth."""
+        now, needed = self._clock(), min(count, per_minute)
+        left, at = self._buckets.get(name, (float(per_minute), now))
+        left = min(per_minute, left + (now - at) * per_minute / MINUTE_SECONDS)
+        if left < needed:
+            return Taken(left, (needed - left) * MINUTE_SECONDS / per_minute)
+        self._buckets[name] = (left - needed, now)
+        self._buckets.move_to_end(name)
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.popitem(last=False)
+        return Taken(left - needed, 0.0)
+
+
 class Limit:
-    """One kind of limit; `per_minute` None is no limit."""
+    """How often feedback may be sent, of one kind of sender; `per_minute` None is no limit."""
 
     def __init__(
         self, whose: str, per_minute: int | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.whose = whose
         self.per_minute = per_minute
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets = Buckets(clock)
 
     def take(self, name: str, count: int = 1) -> None:
         """Count `count` things said by `name`; more than a minute's worth at once count as a minute's worth.
@@ -34,19 +67,12 @@ class Limit:
         """
         if self.per_minute is None:
             return
-        now, needed = self._clock(), min(count, self.per_minute)
-        left, at = self._buckets.get(name, (float(self.per_minute), now))
-        left = min(self.per_minute, left + (now - at) * self.per_minute / MINUTE_SECONDS)
-        if left < needed:
-            wait = max(1, math.ceil((needed - left) * MINUTE_SECONDS / self.per_minute))
+        taken = self._buckets.take(name, self.per_minute, count)
+        if taken.wait_seconds:
             raise Refused(
                 f"{self.whose} may send feedback {self.per_minute} times a minute and has done so. "
-                f"Try again in {wait} s.",
+                f"Try again in {taken.whole_seconds} s.",
                 status=429,
                 code="feedback_rate_limited",
-                seconds=wait,
+                seconds=taken.whole_seconds,
             )
-        self._buckets[name] = (left - needed, now)
-        self._buckets.move_to_end(name)
-        if len(self._buckets) > BUCKETS_MAX:
-            self._buckets.popitem(last=False)

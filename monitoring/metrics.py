@@ -50,6 +50,7 @@ class Series:
         "duration",
         "errors",
         "output_tokens",
+        "prompt_tokens",
         "requests",
         "time_per_output_token",
         "time_to_first_token",
@@ -57,6 +58,7 @@ class Series:
 
     def __init__(self) -> None:
         self.output_tokens = 0
+        self.prompt_tokens = 0
         self.requests: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.duration = Histogram(SECONDS)
@@ -72,10 +74,12 @@ class Series:
         time_to_first_token_seconds: float | None,
         time_per_output_token_seconds: float | None,
         error_class: str | None = None,
+        prompt_tokens: int = 0,
     ) -> None:
         """Count one answer; `status` is `ok`, `error` or `aborted`. Only `ok` answers enter the histograms."""
         self.requests[status] = self.requests.get(status, 0) + 1
         self.output_tokens += output_tokens
+        self.prompt_tokens += prompt_tokens
         if status != "ok":
             if status == "error":
                 name = error_class or "unknown"
@@ -118,7 +122,8 @@ class RequestMetrics(Collector):
         yield self._requests()
         yield self._errors()
         yield self._refusals()
-        yield self._output_tokens()
+        yield self._tokens("output_tokens", "Generated tokens.")
+        yield self._tokens("prompt_tokens", "Tokens of what was asked, as the engine counted them.")
         yield self._latency("hone_request_duration_seconds", "Request until the last byte.", "duration")
         yield self._latency(
             "hone_time_to_first_token_seconds", "Streams: until the first byte.", "time_to_first_token"
@@ -163,10 +168,10 @@ class RequestMetrics(Collector):
             family.add_metric([str(status)], count)
         return family
 
-    def _output_tokens(self) -> Metric:
-        family = CounterMetricFamily("hone_output_tokens", "Generated tokens.", labels=LABELS)
+    def _tokens(self, field: str, help: str) -> Metric:
+        family = CounterMetricFamily(f"hone_{field}", help, labels=LABELS)
         for labels, series in self._rows():
-            family.add_metric(labels, series.output_tokens)
+            family.add_metric(labels, getattr(series, field))
         return family
 
     def _latency(self, name: str, help: str, field: str) -> Metric:

@@ -1,17 +1,20 @@
-"""`/admin/v1`, the part about what is watched: rollouts, the champion, drift, alerts.
+"""`/admin/v1`, the part about what is watched: rollouts, the champion, drift, alerts, cost.
 
 Pausing holds a canary at its share; guardrails go on watching it. Only a person resumes.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from feedback import adapters, champion_reports, models, rollouts, shadow_answers, shipping
 from monitoring import alerts, drift
+from monitoring.cost import Prices, report
+from monitoring.settings import MonitoringSettings
 from monitoring.shadow import summarise
 from serving.operators import AdminDeps, Operator, operator_of
 
@@ -36,7 +39,20 @@ def admin_watch_router(deps: Callable[[Request], AdminDeps]) -> APIRouter:
     may_decide = operator_of(deps)
     _add_rollouts(router, may_decide)
     _add_alerts(router, may_decide)
+    _add_cost(router, may_decide)
     return router
+
+
+def _add_cost(router: APIRouter, may_decide: Any) -> None:
+    @router.get("/cost", summary="Show what answers and training took, and what came of it")
+    async def show_cost(
+        model: str | None = None,
+        days: Annotated[float, Query(gt=0, le=3660, description="How far back.")] = 30.0,
+        by: Operator = may_decide,
+    ) -> dict[str, Any]:
+        until, prices = datetime.now(UTC), Prices.of(MonitoringSettings.load())
+        since = until - timedelta(days=days)
+        return await report(by.connection, by.project, prices, since=since, until=until, model=model)
 
 
 def _add_rollouts(router: APIRouter, may_decide: Any) -> None:

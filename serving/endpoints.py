@@ -16,8 +16,8 @@ class Endpoint:
     `question` is the field that holds what is asked; `changed` are the fields that the engine gets differently from
     how the client sent them. `last_event` begins the event that ends a stream, `error_event` one that says a failure,
     and `closing` follows it. The last value of `reason` says why an answer ended; the engine gave it up where that is
-    one of `given_up`. `output_tokens` is the engine's name of its count. Token ids and usage can be asked for where
-    `tokens` is set, and what has no answer in words is not `recorded`.
+    one of `given_up`. `output_tokens` and `prompt_tokens` are the engine's names of its counts. Token ids and usage
+    can be asked for where `tokens` is set, and what has no answer in words is not `recorded`.
     """
 
     path: bytes
@@ -33,6 +33,7 @@ class Endpoint:
     given_up: tuple[bytes, ...] = (b'"abort"', b'"error"')
     closing: bytes = DONE
     output_tokens: bytes = b'"completion_tokens":'
+    prompt_tokens: bytes = b'"prompt_tokens":'
 
 
 CHAT = Endpoint(b"/v1/chat/completions", "messages", "chatcmpl")
@@ -49,6 +50,7 @@ RESPONSES = Endpoint(
     given_up=(b'"cancelled"', b'"failed"'),
     closing=b"",
     output_tokens=b'"output_tokens":',
+    prompt_tokens=b'"input_tokens":',
 )
 MESSAGES = Endpoint(
     b"/v1/messages",
@@ -62,6 +64,7 @@ MESSAGES = Endpoint(
     given_up=(b"null",),
     closing=b"",
     output_tokens=b'"output_tokens":',
+    prompt_tokens=b'"input_tokens":',
 )
 EMBEDDINGS = Endpoint(
     b"/v1/embeddings", "input", "embd", changed=("model",), streams=False, tokens=False, recorded=False

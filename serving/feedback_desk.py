@@ -8,9 +8,10 @@ from feedback.errors import Refused
 from feedback.privacy_policy import PrivacyPolicy
 from feedback.redact import strictest
 from feedback.settings import FeedbackSettings
+from feedback.submissions import Spooled, Submission, read_spooled
 from serving.auth import identify
 from serving.gateway import Gateway
-from serving.spool import FEEDBACK, Spool, SpoolFull
+from serving.spool import FEEDBACK, Spool, SpoolFull, find_waiting
 
 FULL_SECONDS = 30
 
@@ -33,6 +34,9 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
     async def keep(records: Sequence[bytes]) -> None:
         await keep_feedback(gateway.spool, records)
 
+    async def find(feedback_id: str) -> Spooled | None:
+        return await asyncio.to_thread(find_feedback, gateway.spool, feedback_id)
+
     def privacy_of(project: str) -> PrivacyPolicy:
         # The model is not known before the answer's row is there.
         routes = gateway.completions.table.models.values()
@@ -46,6 +50,7 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
         identify=caller_of,
         policies=policies_of,
         keep=keep,
+        find=find,
         privacy=privacy_of,
     )
     gateway.metrics.counter("hone_feedback_stored", "Feedback stored in the record.", lambda: desk.stored)
@@ -53,6 +58,15 @@ def open_desk(gateway: Gateway, settings: FeedbackSettings) -> Desk:
         "hone_feedback_spooled", "Feedback kept on disk while the database was away.", lambda: desk.spooled
     )
     return desk
+
+
+def find_feedback(spool: Spool, feedback_id: str) -> Spooled | None:
+    """The submission of this id, if it waits on this machine's disk: another gateway's, or an earlier process's."""
+    for payload in find_waiting(spool.root, FEEDBACK, feedback_id.encode()):
+        one = read_spooled(payload)
+        if isinstance(one, Submission) and one.feedback_id == feedback_id:
+            return one
+    return None
 
 
 async def keep_feedback(spool: Spool, records: Sequence[bytes]) -> None:

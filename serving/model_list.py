@@ -6,7 +6,7 @@ Aliases come first, then their versions, then `ft:` names; what an engine calls 
 from typing import Any
 
 from serving.auth import Caller
-from serving.routing import ModelRoute, RoutingTable, find_pinned
+from serving.routing import ModelRoute, RoutingTable, Version, find_pinned
 
 
 def list_models(table: RoutingTable, caller: Caller) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def list_models(table: RoutingTable, caller: Caller) -> dict[str, Any]:
     routes = [route for (project, _), route in table.models.items() if project == caller.project]
     routes.sort(key=lambda route: route.model)
     data = [_alias(route) for route in routes]
-    data += [_version(route, number) for route in routes for number in sorted(route.versions)]
+    data += [_version(route, route.versions[number]) for route in routes for number in sorted(route.versions)]
     names = sorted(name for project, name in table.fine_tuned if project == caller.project)
     data += [_fine_tuned(table, caller.project, name) for name in names]
     return {"object": "list", "data": data}
@@ -32,7 +32,7 @@ def show_model(table: RoutingTable, caller: Caller, name: str) -> dict[str, Any]
     if (caller.project, name) in table.fine_tuned:
         return _fine_tuned(table, caller.project, name)
     version = find_pinned(table, caller.project, name)
-    return _version(table.models[caller.project, version.model], version.version)
+    return _version(table.models[caller.project, version.model], version)
 
 
 def _alias(route: ModelRoute) -> dict[str, Any]:
@@ -40,9 +40,8 @@ def _alias(route: ModelRoute) -> dict[str, Any]:
     return {**_entry(route, route.model), "root": route.champion.name, "parent": None}
 
 
-def _version(route: ModelRoute, number: int) -> dict[str, Any]:
-    name = route.versions[number].name
-    return {**_entry(route, name), "root": name, "parent": route.model}
+def _version(route: ModelRoute, version: Version) -> dict[str, Any]:
+    return {**_entry(route, version.name), "root": version.name, "parent": route.model}
 
 
 def _fine_tuned(table: RoutingTable, project: str, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from serving.redaction import pack
 from serving.routing import Route
 from serving.spans import span_of
 from serving.spool import Spool, SpoolFull
-from serving.streaming import count_output_tokens
+from serving.streaming import count_tokens
 from serving.telling import NOTHING_TOLD, Telling, tell
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class Recording:
             "experiment_id": route.experiment_id,
             "arm": route.arm,
             "propensity": route.propensity,
+            "allocation": route.allocation,
             "policy_version": route.policy_version,
             "unit": asked.unit,
             "rater": asked.rater,
@@ -157,9 +158,11 @@ class Recorder:
             return
         recording.kept = True
         endpoint = recording.asked.endpoint
-        tokens = count_output_tokens(endpoint, recording.raw)
+        prompt_tokens, tokens = count_tokens(endpoint, recording.raw)
         seconds = recording.measure(tokens)
-        recording.series.finished(status, tokens, **seconds, error_class=error_class)
+        recording.series.finished(
+            status, tokens, **seconds, error_class=error_class, prompt_tokens=prompt_tokens
+        )
         if self.tracer is not None and recording.trace is not None:
             self.tracer.keep(span_of(recording, recording.trace, status, tokens, seconds))
         if status in self.telling.statuses:

@@ -21,6 +21,7 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,27 @@ class Spool(Reader):
         return segment
 
 
+def find_waiting(root: Path, kind: int, words: bytes) -> Iterator[bytes]:
+    """Payloads of this kind that hold `words` and are not stored yet, of every gateway that spools under `root`.
+
+    Takes no lock and changes nothing. What is stored meanwhile may be missed: whoever asks looks into the record, too.
+    """
+    for directory in sorted(root.glob("gateway-*")):
+        with suppress(OSError):
+            yield from _search(directory, kind, words)
+
+
+def _search(directory: Path, kind: int, words: bytes) -> Iterator[bytes]:
+    segment, offset = _read_cursor((directory / "cursor").read_bytes())
+    for path in sorted(directory.glob("*.log")):
+        if int(path.stem) < segment:
+            continue
+        at = offset if int(path.stem) == segment else 0
+        while (found := _read_records(path, at, 1024, SEGMENT_BYTES))[0]:
+            records, at = found
+            yield from (one.payload for one in records if one.kind == kind and words in one.payload)
+
+
 class Queue:
     """One directory, read from its cursor on."""
 
@@ -300,11 +322,14 @@ class Queue:
 
     def cursor(self) -> tuple[int, int]:
         """Segment and offset up to which everything is stored, as far as the directory says."""
-        data = os.pread(self._cursor_file, CURSOR.size, 0)
-        if len(data) < CURSOR.size or zlib.crc32(data[:16]) != CURSOR.unpack(data)[2]:
-            return 1, 0
-        segment, offset, _ = CURSOR.unpack(data)
-        return segment, offset
+        return _read_cursor(os.pread(self._cursor_file, CURSOR.size, 0))
+
+
+def _read_cursor(data: bytes) -> tuple[int, int]:
+    if len(data) < CURSOR.size or zlib.crc32(data[:16]) != CURSOR.unpack(data)[2]:
+        return 1, 0
+    segment, offset, _ = CURSOR.unpack(data)
+    return segment, offset
 
 
 def _end_of_records(path: Path) -> int:

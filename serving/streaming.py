@@ -84,9 +84,12 @@ def error_said(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
     return bytes(raw[at : end if end >= 0 else len(raw)])
 
 
-def count_output_tokens(endpoint: Endpoint, raw: bytes | bytearray) -> int:
-    """The engine's own count of generated tokens, from the usage at the end of an answer; 0 where it says none."""
-    name = endpoint.output_tokens
+def count_tokens(endpoint: Endpoint, raw: bytes | bytearray) -> tuple[int, int]:
+    """The engine's own counts of prompt and generated tokens, at the end of an answer; 0 where it says none."""
+    return _count(raw, endpoint.prompt_tokens), _count(raw, endpoint.output_tokens)
+
+
+def _count(raw: bytes | bytearray, name: bytes) -> int:
     at = raw.rfind(name)
     number = _NUMBER.match(raw, at + len(name)) if at >= 0 else None
     return int(number[0]) if number else 0

@@ -118,6 +118,31 @@ async def test_feedback_outlives_an_outage_and_says_where_it_is(
         assert "hone_feedback_spooled_total 1.0" in metrics and "hone_feedback_stored_total 0.0" in metrics
 
 
+async def test_feedback_that_waits_at_one_gateway_is_shown_and_taken_back_at_another(
+    database: Database, database_url: str, state_dir: Path
+) -> None:
+    async with (
+        fake_engine() as engine,
+        a_breakable_way(database) as (url, cut, mend),
+        running_gateway(database, url, state_dir, engine.url) as first,
+        running_gateway(database, database_url, state_dir, engine.url) as other,
+    ):
+        answer = await first.ask()
+        await cut()
+        given = await vote(first, answer.headers["x-hone-feedback-token"])
+        state = f"/v1/feedback/{given.json()['feedback_id']}"
+        shown = (await other.client.get(state)).json()
+        assert (shown["status"], shown["value"]) == ("spooled", True)
+        assert (await other.client.get("/v1/feedback/feedback-unknown")).status_code == 404
+        assert (await other.client.delete(state)).status_code == 202
+        await mend()
+        for _ in range(300):
+            if (await other.client.get(state)).json()["status"] == "retracted":
+                break
+            await asyncio.sleep(0.1)
+        assert await stored(first, answer.headers["x-hone-request-id"]) == []
+
+
 async def test_feedback_is_refused_and_not_acknowledged_when_the_disk_is_full_too(
     database: Database, database_url: str, state_dir: Path
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.endpoints import CHAT, DONE, MESSAGES, RESPONSES, Endpoint
-from serving.streaming import Rewriter, count_output_tokens, error_said, gave_up
+from serving.streaming import Rewriter, count_tokens, error_said, gave_up
 
 texts = st.text(max_size=40) | st.sampled_from(
     [
@@ -73,9 +73,10 @@ def test_a_whole_answer_keeps_its_text(text: str) -> None:
 
 @given(text=texts, count=st.integers(0, 10**9))
 def test_tokens_are_counted_from_the_usage_not_from_the_text(text: str, count: int) -> None:
-    body = {"choices": [{"text": text}], "usage": {"completion_tokens": count, "total_tokens": 3}}
-    assert count_output_tokens(CHAT, orjson.dumps(body)) == count
-    assert count_output_tokens(CHAT, orjson.dumps({"text": text})) == 0
+    usage = {"prompt_tokens": 7, "completion_tokens": count, "prompt_tokens_details": None, "total_tokens": 3}
+    body = {"choices": [{"text": text}], "usage": usage}
+    assert count_tokens(CHAT, orjson.dumps(body)) == (7, count)
+    assert count_tokens(CHAT, orjson.dumps({"text": text})) == (0, 0)
 
 
 @given(text=texts)

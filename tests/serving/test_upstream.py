@@ -230,7 +230,15 @@ async def test_the_policy_says_whether_an_upstreams_answer_may_be_trained_on(
     async with gateway_with_upstream(database, database_url, state_dir, policy=policy) as (running, upstream):
         await running.ask(store=True)
         [row] = await running.rows(1)
+        cost = (await running.client.get("/admin/v1/cost", params={"days": 1})).json()
     assert row["consent"] is train
+    [one] = cost["versions"]
+    assert (one["name"], one["output_tokens"], one["engine_seconds"], one["cost"]) == (
+        "support@upstream",
+        2,
+        0.0,
+        None,
+    )
     assert upstream.asked[0].body["model"] == row["upstream"] == "another"
 
 
