@@ -11,7 +11,7 @@ from deploy.demo.measure import Exam, in_parallel, score, score_table
 from deploy.demo.people import crowd, visits
 from deploy.demo.service import Answer
 from deploy.demo.shop import BASE_POLICY, CHANGED_POLICY, Policy, Question, Tone, answer
-from deploy.demo.story import Plan
+from deploy.demo.story import Plan, rejection
 from feedback.policy import read_policy
 from retrain.recipe import METHODS, default_recipe
 
@@ -74,6 +74,17 @@ def test_the_demonstrations_policy_and_recipes_are_valid() -> None:
     for method in METHODS:
         recipe = default_recipe(method, "fernway-shop", policy.training.recipe)
         assert recipe.rank == 16 and recipe.learning_rate > 1e-4
+
+
+def test_a_rejected_candidate_is_told_with_every_check_that_failed() -> None:
+    lost = {"name": "win_rate", "passed": False, "sentence": "It won 3 and lost 9, needed above 0.50."}
+    kept = {"name": "errors", "passed": True, "sentence": "0 requests failed."}
+    said = rejection({"name": "support@4", "gate": {"checks": [lost, kept]}}, "support@0")
+    assert "rejected support@4" in said and "champion stays support@0" in said
+    assert "win_rate: It won 3 and lost 9" in said and "0 requests" not in said
+    assert "hone adapter show support@4" in said
+    unserved = {"name": "support@4", "gate": {"checks": [], "reasons": ["No engine was ready to serve it."]}}
+    assert "No engine was ready" in rejection(unserved, "support@0")
 
 
 def _answers(asked: tuple[Question, ...], policy: Policy, tone: Tone) -> list[Answer]:
