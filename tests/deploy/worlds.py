@@ -141,6 +141,8 @@ class World:
             _, newest = self.run(audit.newest)
             line = re.sub(r"\b[0-9a-f]+\.\.\.", newest, line)
         words = shlex.split(line.replace("/srv/", f"{self.folder}/"), comments=True)
+        # What a pipe reads is a program of the reader's.
+        words = words[: words.index("|")] if "|" in words else words
         first = next(number for number, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
         return Typed(words[first:], dict(word.split("=", 1) for word in words[:first]))
 

@@ -3,6 +3,7 @@ import re
 import shlex
 import tomllib
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,12 @@ def make_targets() -> set[str]:
 def typed(text: str) -> list[list[str]]:
     """Return the commands of a block as words; a comment or an assignment is none."""
     lines = text.replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if not line.startswith((" ", "'", "}"))]
+    commands = [
+        # What a pipe reads is a program of the reader's.
+        list(takewhile(lambda word: word != "|", shlex.split(line, comments=True)))
+        for line in lines
+        if not line.startswith((" ", "'", "}"))
+    ]
     bare = [list(drop_assignments(words)) for words in commands]
     return [words for words in bare if words]
 
@@ -114,6 +120,14 @@ def test_toml_blocks_are_settings_that_hold(page: Path) -> None:
     for block in blocks(page, "toml"):
         for table, values in tomllib.loads(block.text).items():
             assert set(values) <= set(known[table].model_fields), f"{tree.name(page)}:{block.line}"
+
+
+def test_every_page_but_decisions_is_in_the_navigation() -> None:
+    navigation = (tree.ROOT / "mkdocs.yml").read_text()
+    docs = tree.ROOT / "docs"
+    pages = [path.relative_to(docs) for path in PAGE_FILES if docs in path.parents]
+    missing = [str(path) for path in pages if f" {path}\n" not in navigation]
+    assert [name for name in missing if not name.startswith("decisions/")] == []
 
 
 def test_the_newest_change_is_of_this_version() -> None:
