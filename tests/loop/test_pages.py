@@ -12,6 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 from playwright.async_api import Browser
 
+from docs.generate import anchors
 from tests.browser_fixture import watched_page
 from tests.house import tree
 from tests.house.readme import IN_A_BROWSER, ON_A_SERVICE, SENT, Block, proved
@@ -123,6 +124,13 @@ const fetch = async (...request) => {
 };
 """
 """What a page of the reader's has around a block: an answer, and a `fetch` that fails where the gateway refuses."""
+
+
+def test_every_metric_that_a_gateway_shows_has_a_heading(tiny_service: Service) -> None:
+    shown = httpx.get(f"{tiny_service.base_url}/metrics", timeout=30).text
+    names = {line.split()[2] for line in shown.splitlines() if line.startswith("# TYPE ")}
+    headings = set(anchors((tree.ROOT / "docs/reference/metrics.md").read_text()))
+    assert names and names - headings == set()
 
 
 def test_the_example_application_asks_and_rates(tiny_service: Service, tmp_path: Path) -> None:
