@@ -3,7 +3,7 @@
 One row a minute at most, the newest of it. A verdict is always valid, so whoever reads the rows later may stop at any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,8 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback.watch_tables import verdict_looks
 
 
-class Weighted(Protocol):
-    """One side of a split."""
+class Side(Protocol):
+    """One arm of a split."""
+
+    @property
+    def arm(self) -> str:
+        """Its name."""
 
     @property
     def weight(self) -> float:
@@ -34,8 +38,9 @@ class Split(Protocol):
     def step(self) -> int:
         """Index into the rollout's steps."""
 
-    def arm(self, name: str, /) -> Weighted:
-        """The arm of this name."""
+    @property
+    def arms(self) -> Sequence[Side]:
+        """The champion's and every candidate's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,13 @@ async def keep(
     arms = verdict.get("arms") or []
     values = {
         "step": split.step,
-        "share": split.arm("candidate").weight,
-        "state": verdict["state"],
+        "share": sum(one.weight for one in split.arms if one.arm != "champion"),
+        "state": verdict.get("state") or "insufficient_data",
         "difference": verdict.get("difference"),
         "low": verdict.get("low"),
         "high": verdict.get("high"),
-        "units": sum(int(one["units"]) for one in arms),
-        "rated_units": sum(int(one["rated_units"]) for one in arms),
+        "units": sum(int(one.get("units", 0)) for one in arms),
+        "rated_units": sum(int(one.get("rated_units", 0)) for one in arms),
     }
     minute = func.date_trunc("minute", func.now() if at is None else at)
     await connection.execute(

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Response
 from feedback import adapters, audit, evaluations, evidence_page, experiments, rollouts, runs, shipping
 from feedback.adapters import Adapter
 from feedback.errors import IllegalMove, NotFound
-from feedback.experiments import CANDIDATE_ARM
 from monitoring.console import comparison, gate_plots, standing
 from monitoring.console.differences import marked
 from monitoring.console.model_pages import made_from
@@ -84,9 +83,8 @@ async def show(page: Seen) -> Response:
     return page.show(
         "decide.html",
         champion=champion,
-        names=await adapters.names(connection, page.project, model.model),
         waiting=waiting,
-        canary=None if experiment is None else await _canary(page, experiment),
+        canary=None if experiment is None else await _canary(page, experiment, versions),
         back=_restored(champion, versions),
         decisions=[one for one in told if _is_decision(one, model.model)][:DECISIONS_SHOWN],
     )
@@ -101,7 +99,7 @@ async def confirm(action: str, what: str, page: Seen) -> Response:
     connection = page.connection
     if action in OF_MODEL:
         split = await rollouts.running_split(connection, page.project, what)
-        version = await adapters.by_id(connection, split.arm(CANDIDATE_ARM).adapter_id)
+        version = await adapters.by_id(connection, split.candidates[0].adapter_id)
     else:
         version = await adapters.get(connection, page.project, what)
         if version.state not in NEEDS[action]:
@@ -174,10 +172,12 @@ def composition(data: dict[str, Any] | None) -> list[tuple[str, list[gate_plots.
     return [(title, found) for title, found in drawn if found]
 
 
-async def _canary(page: Page, experiment: experiments.Experiment) -> dict[str, Any]:
-    model = page.required_model()
+async def _canary(page: Page, experiment: experiments.Experiment, versions: list[Adapter]) -> dict[str, Any]:
+    model, held = page.required_model(), {arm.adapter_id for arm in experiment.candidates}
     return {
         "experiment": experiment,
+        "candidates": [one.name for one in versions if one.adapter_id in held],
+        "share": sum(arm.weight for arm in experiment.candidates),
         "rollout": await rollouts.of(page.connection, experiment.experiment_id),
         "verdict": experiment.verdict or {},
         "steps": model.policy.rollout.steps,

@@ -1,6 +1,7 @@
 """A console under real uvicorn, and a record with a history to show, for one test."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from monitoring.settings import MonitoringSettings
 from tests.browser_fixture import Watched, watched_page
 from tests.builders import PROJECT, a_completion, a_model
 
+PICTURES = os.environ.get("PICTURES")
+"""Folder to write the documentation's pictures to, `docs/images` to make them again; without it none is made."""
 ENGINE = "http://127.0.0.1:8001"
 CHECKS: list[dict[str, Any]] = [
     {
@@ -88,6 +91,12 @@ ASKED = (
     "Can I send back a kettle?",
     "Do you ship to Malta?",
 )
+
+
+async def picture(page: Page, name: str) -> None:
+    """One of the documentation's pictures."""
+    if PICTURES:
+        await page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from tests.browser_fixture import accessibility_troubles
 from tests.builders import PROJECT
 from tests.fakes import Asked, FakeEngine, answer_well, fake_engine
 from tests.injection import CORPUS, MARK
-from tests.monitoring.consoles import RunningConsole, a_history, running_console
+from tests.monitoring.consoles import RunningConsole, a_history, picture, running_console
 from tests.serving.running import Running, hold, running_gateway
 
 HOSTILE = " ".join(CORPUS)
@@ -63,7 +63,7 @@ async def ask(page: Page, question: str) -> None:
 async def test_two_versions_answer_side_by_side_and_a_thumb_is_the_operators(
     browser: Browser, console: RunningConsole, database: Database, engine: FakeEngine
 ) -> None:
-    watched = await console.sign_in(browser)
+    watched = await console.sign_in(browser, viewport={"width": 1280, "height": 860})
     page = watched.page
     await console.open(page, "/playground?model=support")
     await ask(page, "How long may I return a lamp?")
@@ -98,6 +98,7 @@ async def test_two_versions_answer_side_by_side_and_a_thumb_is_the_operators(
     # The conversation is what the record holds: loaded again, it is all there.
     await page.reload()
     assert await page.locator(".turn").count() == 2
+    await picture(page, "console-playground")
     assert await accessibility_troubles(page) == []
     assert watched.errors == []
 

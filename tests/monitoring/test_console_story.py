@@ -1,16 +1,14 @@
 """The operator's story in a real Chromium: read the evidence, approve, watch the canary, promote, roll back."""
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser
 
-from feedback import adapters, experiments, submissions
+from feedback import adapters, experiments, looks, submissions
 from feedback.adapters import Adapter
 from feedback.completions import insert_many
 from feedback.database import Database
@@ -19,20 +17,21 @@ from monitoring.outcomes import UnitOutcome
 from monitoring.verdict import ExperimentPolicy, decide
 from tests.browser_fixture import accessibility_troubles
 from tests.builders import PROJECT, a_completion
-from tests.monitoring.consoles import RunningConsole, a_history, a_worker, running_console
+from tests.monitoring.consoles import RunningConsole, a_history, a_worker, picture, running_console
 
-PICTURES = os.environ.get("PICTURES")
-"""Folder to write the documentation's pictures to, `docs/images` to make them again; without it none is made."""
 PATHS = (
     "/",
     "/decide",
     "/model",
     "/model/support@2",
+    "/model/compare",
+    "/playground",
     "/feedback",
     "/review",
     "/training",
     "/alerts",
     "/settings",
+    "/settings/policy",
     "/settings/audit",
     "/settings/erasures",
 )
@@ -47,11 +46,6 @@ async def candidate(database: Database) -> Adapter:
 async def console(database: Database, database_url: str, candidate: Adapter) -> AsyncIterator[RunningConsole]:
     async with running_console(database, database_url) as console, a_worker(database):
         yield console
-
-
-async def picture(page: Page, name: str) -> None:
-    if PICTURES:
-        await page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 async def people_like_it(database: Database, candidate: Adapter) -> None:
@@ -93,8 +87,15 @@ async def people_like_it(database: Database, candidate: Adapter) -> None:
                 project=PROJECT, completion_id=one.completion_id, rater=one.unit, kind="rating", value=up
             )
             await submissions.store(connection, given)
-        verdict = decide(units, ExperimentPolicy(weights={CHAMPION_ARM: 0.5, CANDIDATE_ARM: 0.5}))
-        await experiments.store_verdict(connection, split, asdict(verdict))
+        rules = ExperimentPolicy(weights={CHAMPION_ARM: 0.5, CANDIDATE_ARM: 0.5})
+        for met in range(60, len(units), 12):
+            if met in (120, 180):
+                split = await experiments.widen(
+                    connection, split, step=split.step + 1, share=0.05 * met / 60, by="hone"
+                )
+            seen = asdict(decide(units[:met], rules))
+            await looks.keep(connection, split, seen, at=units[met].met_at)
+        await experiments.store_verdict(connection, split, asdict(decide(units, rules)))
 
 
 async def state_of(database: Database, reference: str) -> str:
