@@ -67,6 +67,12 @@ class TrainingPolicy(Section):
     """Share of a run's rows that may repeat the fixed set of `replay_file` and, after the champion, earlier rounds."""
     replay_file: str | None = None
     """Uploaded file (`file-...`, rows for SFT) that every run repeats a part of, to keep skills nobody rates."""
+    augment: str | None = None
+    """Entry point (group `hone.augment`) of an installed package that makes further rows from a run's rows."""
+    augment_share_max: float = Field(0.5, gt=0, lt=1)
+    """Share of a run's rows that `augment` may have made."""
+    augment_seconds_max: float = Field(600.0, gt=0)
+    """`augment` is given up, and the run has failed, after this time."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
 

@@ -102,6 +102,8 @@ def start_run(
         return await queue(connection, planned, by=actor())
 
     queued = in_record(plan_and_queue)
+    if queued.status == "failed":
+        raise HoneError(f"{queued.run_id} failed before it began. {queued.error}")
     if as_json:
         print(orjson.dumps(asdict(queued), default=str).decode())
     else:

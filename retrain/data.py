@@ -29,7 +29,7 @@ from feedback.policy import TrainingPolicy
 from feedback.review_tables import reviews
 from feedback.tables import feedback
 from retrain.ballots import demonstrated
-from retrain.exact import OUTPUT_IDS, PROMPT_IDS
+from retrain.exact import CHOSEN_IDS, OUTPUT_IDS, PROMPT_IDS, REJECTED_IDS
 from retrain.prompts import Prompt, answer_column, prompt_of
 from retrain.recipe import Method
 
@@ -269,6 +269,8 @@ def _statements() -> Any:
             about.c.output_token_ids,
             about.c.redacted,
             better.c.output_text.label("better_text"),
+            better.c.output_token_ids.label("better_token_ids"),
+            better.c.redacted.label("better_redacted"),
             func.coalesce(func.to_jsonb(reviews.c.answer), feedback.c.value).label("value"),
             merged.c.completion_ids,
             merged.c.feedback_ids,
@@ -308,8 +310,8 @@ def _row(found: Any, method: Method) -> Row:
         if found.split == "train"
         else _item_columns(prompt, found.source, right, wrong)
     )
-    if method == "sft" and found.split == "train" and found.source == "approved" and not found.redacted:
-        columns |= {name: getattr(found, name) for name in (PROMPT_IDS, OUTPUT_IDS) if getattr(found, name)}
+    if found.split == "train":
+        columns |= _served_tokens(found, method)
     others = [found.other_id] if found.other_id else []
     return Row(
         split=found.split,
@@ -318,6 +320,21 @@ def _row(found: Any, method: Method) -> Row:
         completion_ids=tuple(sorted(found.completion_ids or [found.completion_id, *others])),
         feedback_ids=tuple(sorted(found.feedback_ids or filter(None, [found.feedback_id]))),
     )
+
+
+def _served_tokens(found: Any, method: Method) -> dict[str, Any]:
+    """The recorded tokens of the answers in a row that were served as they stand there."""
+    if found.redacted or not found.prompt_token_ids:
+        return {}
+    tokens = {PROMPT_IDS: found.prompt_token_ids}
+    if method == "dpo":
+        answers = {REJECTED_IDS: found.output_token_ids}
+        if found.source == "preferred" and not found.better_redacted:
+            answers[CHOSEN_IDS] = found.better_token_ids
+    else:
+        answers = {OUTPUT_IDS: found.output_token_ids if found.source in ("approved", "disliked") else None}
+    answers = {name: ids for name, ids in answers.items() if ids}
+    return tokens | answers if answers else {}
 
 
 def _train_columns(method: Method, prompt: Prompt, right: str | None, wrong: str | None) -> dict[str, Any]:

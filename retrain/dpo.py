@@ -2,13 +2,14 @@
 
 The preference loss is joined by the likelihood of the better answer (`sft_weight`): alone it pushes both
 answers down, and looks best by its own margin when the model has collapsed. Rows: `prompt`, `chosen`,
-`rejected`.
+`rejected`, and perhaps the served tokens (`prompt_token_ids`, `chosen_token_ids`, `rejected_token_ids`).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from retrain.context import TrainingContext
+from retrain.exact import put_right
 from retrain.recipe import Recipe
 from retrain.training import (
     Row,
@@ -44,7 +45,9 @@ def train_dpo(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
         processing_class=base.tokenizer,
         peft_config=base.lora,
     )
-    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation))
+    exact = put_right(trainer, learned, base.tokenizer, recipe.max_length)
+    notes = {"rows_as_served": float(exact)} if exact else None
+    return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation), notes=notes)
 
 
 def loss_arguments(recipe: Recipe) -> dict[str, Any]:

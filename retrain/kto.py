@@ -4,13 +4,15 @@ TRL estimates divergence by exchanging answers within a batch and reads rows in 
 are shuffled here by the recipe's seed, and those that would not fill a last batch are left out: alone in a
 batch, a row would be compared with itself. The rarer label is weighted by the rule of the KTO paper (arXiv
 2402.01306, eq. 8); rows that only repeat what is known (`replay`) are not counted there, since counted they were
-measured to undo what the ratings teach. Rows: `prompt`, `completion`, `label`.
+measured to undo what the ratings teach. Rows: `prompt`, `completion`, `label`, and perhaps the served tokens
+(`prompt_token_ids`, `output_token_ids`).
 """
 
 import random
 from collections.abc import Sequence
 
 from retrain.context import TrainingContext, TrainingFailed
+from retrain.exact import put_right
 from retrain.recipe import Recipe
 from retrain.training import (
     Row,
@@ -58,6 +60,8 @@ def train_kto(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
         peft_config=base.lora,
     )
     notes = {"desirable_weight": desirable, "undesirable_weight": undesirable}
+    if exact := put_right(trainer, ordered, base.tokenizer, recipe.max_length):
+        notes["rows_as_served"] = float(exact)
     return train_to_end(trainer, context, recipe, rows_given=len(rows) - len(validation), notes=notes)
 
 

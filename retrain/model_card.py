@@ -38,6 +38,7 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
                 *((f"{source} (training)", n) for source, n in counts.get("train_sources", {}).items()),
                 ("repeats of each demonstration", counts.get("demonstration_repeats")),
                 ("repeated from the fixed set", counts.get("replayed") or None),
+                *_made(counts.get("augmented", {})),
             ]
         ),
         _left_out(counts.get("excluded", {})),
@@ -61,6 +62,17 @@ def model_card(run: Run, dataset: Dataset, recipe: Recipe, result: TrainingResul
         *_stages(recipe, result),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _made(augmented: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a hook made of the rows that people gave."""
+    if not augmented:
+        return []
+    return [
+        ("rows made by", augmented["origin"]),
+        ("rows it added", augmented["added"]),
+        ("rows it changed", augmented["replaced"]),
+    ]
 
 
 def _numbers(recipe: Recipe) -> list[tuple[str, Any]]:

@@ -19,7 +19,9 @@ from feedback.datasets import Dataset, Row
 from feedback.errors import HoneError
 from feedback.ids import new_hex
 from feedback.models import Model
+from feedback.policy import TrainingPolicy
 from feedback.runs import Run
+from retrain.augment import HookFailed, augment
 from retrain.balance import balance_of
 from retrain.data import methods_of, split_statements, stream_rows
 from retrain.defences import key_of
@@ -43,6 +45,8 @@ class Plan:
     counts: dict[str, Any]
     selection: dict[str, Any]
     topics: tuple[str, ...]
+    training: TrainingPolicy = field(repr=False, kw_only=True)
+    """The policy that it was planned under."""
     replayed: tuple[Row, ...] = field(default=(), repr=False, kw_only=True)
     """Rows that repeat the fixed set."""
     ticket: str = field(compare=False)
@@ -81,7 +85,7 @@ async def make_plan(
 
 
 async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
-    """Freeze the plan's rows and queue the run.
+    """Freeze the plan's rows and queue the run. One whose augmentation hook failed is entered as failed.
 
     Raises:
         HoneError: the data allows no run, and the message says what is missing; or the plan is of another transaction.
@@ -89,7 +93,11 @@ async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
     """
     if plan.recipe is None:
         raise HoneError(f"'{plan.model}' cannot be trained yet. " + " ".join(plan.choice.sentences))
-    dataset = await freeze(connection, plan)
+    try:
+        dataset, failed = await freeze(connection, plan), None
+    except HookFailed as error:
+        without = plan.training.model_copy(update={"augment": None})
+        dataset, failed = await freeze(connection, replace(plan, training=without)), str(error)
     run = await runs.create(
         connection,
         project=plan.project,
@@ -101,6 +109,9 @@ async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
         by=by,
     )
     await runs.add_event(connection, run.run_id, plan.choice.sentences[-1], data=plan.to_json())
+    if failed is not None:
+        await runs.add_event(connection, run.run_id, failed, level="error")
+        return await runs.finish(connection, run.run_id, status="failed", error=failed)
     return run
 
 
@@ -108,27 +119,44 @@ async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
     """Freeze the plan's rows, balance and exclusions; what waits for a reviewer is put before one.
 
     Raises:
+        HookFailed: the policy's augmentation hook did.
         HoneError: the plan is of another transaction.
     """
     assert plan.recipe is not None
     await _check_ticket(connection, plan)
     method = plan.recipe.methods
     kept = await golden.of_model(connection, plan.project, plan.model)
+    rows, counts = await _augmented(
+        _with_replayed(stream_rows(connection, method, plan.counts, kept), plan.replayed), plan
+    )
     dataset = await datasets.freeze(
         connection,
         project=plan.project,
         model=plan.model,
         method=method,
-        rows=_with_replayed(stream_rows(connection, method, plan.counts, kept), plan.replayed),
+        rows=rows,
         selection=plan.choice.to_json() | plan.selection,
-        counts=plan.counts,
+        counts=counts,
         balance=await balance_of(connection, plan.topics),
     )
     # The same rows may have been frozen before, when other things were left out: that dataset keeps what it says.
-    if dataset.counts == plan.counts:
+    if dataset.counts == counts:
         await connection.execute(text(_KEEP_EXCLUSIONS), {"dataset_id": dataset.dataset_id})
     await file_for_review(connection, plan)
     return dataset
+
+
+async def _augmented(
+    batches: AsyncIterator[list[Row]], plan: Plan
+) -> tuple[AsyncIterator[list[Row]] | list[Row], dict[str, Any]]:
+    """The rows with what the policy's hook makes of them, and how many these are; without a hook, as they come."""
+    if plan.training.augment is None or plan.recipe is None:
+        return batches, plan.counts
+    every = [row async for batch in batches for row in batch]
+    methods = [stage.method for stage in plan.recipe.stages]
+    made = await augment(every, methods, plan.model, plan.training, seed=plan.recipe.seed)
+    train = sum(row.split == "train" for row in made.rows)
+    return made.rows, plan.counts | {"train": train, "augmented": made.to_json()}
 
 
 async def _with_replayed(rows: AsyncIterator[list[Row]], replayed: Sequence[Row]) -> AsyncIterator[list[Row]]:
@@ -167,7 +195,15 @@ async def _mark(connection: AsyncConnection, model: Model, selected: Selected, c
     await connection.execute(text(f"COMMENT ON TABLE ballots IS '{ticket}'"))
     counts = {"excluded": selected.available.excluded}
     return Plan(
-        model.project, model.model, choice, None, counts, selection_of(model), selected.topics, ticket=ticket
+        model.project,
+        model.model,
+        choice,
+        None,
+        counts,
+        selection_of(model),
+        selected.topics,
+        training=model.policy.training,
+        ticket=ticket,
     )
 
 
@@ -207,7 +243,8 @@ async def _complete(
     )
     replayed = await _replayed(connection, model, method, counts, selected.golden_like)
     counts |= {"train": counts["train"] + len(replayed), "replayed": len(replayed)}
-    said = (*plan.choice.sentences[:-1], start.sentence, plan.choice.sentences[-1])
+    told = [start.sentence, *_by_hook(policy)]
+    said = (*plan.choice.sentences[:-1], *told, plan.choice.sentences[-1])
     return replace(
         plan,
         choice=replace(plan.choice, sentences=said),
@@ -215,6 +252,13 @@ async def _complete(
         counts=counts,
         replayed=tuple(replayed),
     )
+
+
+def _by_hook(policy: TrainingPolicy) -> list[str]:
+    if policy.augment is None:
+        return []
+    share = f"{policy.augment_share_max:.0%}"
+    return [f"'{policy.augment}' may make up to {share} of the rows from these, when they are frozen."]
 
 
 async def _replayed(

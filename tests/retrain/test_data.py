@@ -17,7 +17,7 @@ from feedback.errors import HoneError
 from feedback.policy import ModelPolicy, TrainingPolicy
 from feedback.uploads import FileStore
 from retrain.data import stream_rows
-from retrain.exact import OUTPUT_IDS, PROMPT_IDS
+from retrain.exact import CHOSEN_IDS, OUTPUT_IDS, PROMPT_IDS, REJECTED_IDS
 from retrain.plan import freeze, make_plan
 from retrain.prompts import prompt_text
 from retrain.similar import groups_of
@@ -161,10 +161,10 @@ async def test_each_method_gets_the_columns_that_trl_wants(database: Database) -
         for method in ("sft", "dpo", "kto"):
             _, rows = await freeze_now(connection, method)
             columns[method] = next(row.columns for row in rows if row.split == "train")
-    # What was approved carries the tokens that were served.
+    # What was served carries its tokens.
     assert set(columns["sft"]) - {PROMPT_IDS, OUTPUT_IDS} == {"prompt", "completion"}
-    assert set(columns["dpo"]) == {"prompt", "chosen", "rejected"}
-    assert set(columns["kto"]) == {"prompt", "completion", "label"}
+    assert set(columns["dpo"]) == {"prompt", "chosen", "rejected", PROMPT_IDS, REJECTED_IDS}
+    assert set(columns["kto"]) - {PROMPT_IDS, OUTPUT_IDS} == {"prompt", "completion", "label"}
     assert columns["sft"]["completion"][0]["role"] == "assistant"
     assert isinstance(columns["kto"]["label"], bool)
 
@@ -371,7 +371,10 @@ async def test_a_run_in_stages_has_the_rows_of_each_stage_and_evaluates_on_none_
     assert dataset.counts["stages"] == {name: len(found) for name, found in train.items()}
     assert dataset.counts["train"] == sum(map(len, train.values()))
     assert all(set(row.columns) >= {"prompt", "completion"} for row in train["sft"])
-    assert all(set(row.columns) == {"prompt", "chosen", "rejected"} for row in train["dpo"])
+    assert all(set(row.columns) >= {"prompt", "chosen", "rejected"} for row in train["dpo"])
+    # Both answers of a preference were served, of a correction only the one that it replaced.
+    assert {CHOSEN_IDS in row.columns for row in train["dpo"]} == {True, False}
+    assert all(REJECTED_IDS in row.columns for row in train["dpo"])
     assert {row.columns["chosen"][0]["content"].split(",")[0] for row in train["dpo"]} >= {"Gladly"}
     trained_on = {prompt_text(row.columns["prompt"]) for row in of_split(rows, "train")}
     assert not trained_on & {prompt_text(row.columns["prompt"]) for row in of_split(rows, "held_out")}

@@ -13,7 +13,7 @@ import pytest
 from retrain.checkpoints import last_checkpoint
 from retrain.context import Progress, TrainingContext, TrainingFailed
 from retrain.dpo import train_dpo
-from retrain.exact import tokens_of
+from retrain.exact import put_right, tokens_of
 from retrain.kto import balance, train_kto, whole_batches
 from retrain.recipe import METHODS, Method, Recipe, default_recipe
 from retrain.sft import train_sft
@@ -128,6 +128,54 @@ def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_pat
     cut_off = trained("cut off", [served(rows[0], more=(5,)), *rows[1:]])
     assert "rows_as_served" not in cut_off.notes
     assert weights(cut_off) == weights(trained("text", rows))
+
+
+@pytest.mark.parametrize(("method", "answer"), [("kto", "output_token_ids"), ("dpo", "rejected_token_ids")])
+def test_served_tokens_take_the_place_of_those_that_a_preference_trainer_made(
+    method: Method, answer: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    recipe, rows = recipe_for(method, tiny_model, epochs=1.0), rows_for(method, 12)
+    prompt = tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, return_dict=False)
+
+    def trained(name: str, output: list[int]) -> TrainingResult:
+        first = {**rows[0], "prompt_token_ids": list(prompt), answer: output}
+        result = TRAIN[method]([first, *rows[1:]], recipe, TrainingContext(tmp_path / name))
+        assert result is not None
+        return result
+
+    whole, cut_off = trained("whole", [7, 8, tokenizer.eos_token_id]), trained("cut off", [7, 8])
+    assert whole.notes["rows_as_served"] == 1
+    assert "rows_as_served" not in cut_off.notes
+    assert weights(cut_off) == weights(TRAIN[method](rows, recipe, TrainingContext(tmp_path / "text")))
+    assert weights(whole) != weights(cut_off)
+
+
+def test_recorded_tokens_that_trl_would_have_made_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import KTOConfig, KTOTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = [{"prompt": f"{n}?", "completion": f" {n * n}.", "label": n % 2 == 0} for n in range(9)]
+    arguments = KTOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, use_cpu=True, bf16=False, report_to=[]
+    )
+    trainer = KTOTrainer(
+        model=str(tiny_model),
+        args=arguments,
+        train_dataset=Dataset.from_list(text),
+        processing_class=tokenizer,
+    )
+    before = trainer.train_dataset.to_list()
+    served = [
+        {**row, "prompt_token_ids": made["prompt_ids"], "output_token_ids": made["completion_ids"]}
+        for row, made in zip(text, before, strict=True)
+    ]
+    assert put_right(trainer, served, tokenizer, 64) == len(served)
+    assert trainer.train_dataset.to_list() == before
 
 
 def test_an_adapter_is_safetensors_and_configuration_only(tiny_model: Path, tmp_path: Path) -> None:
