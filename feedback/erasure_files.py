@@ -86,7 +86,7 @@ def _other_files(state_dir: Path) -> Iterator[Path]:
 def _clean_file(path: Path, state_dir: Path, search: "Search", cleaned: Cleaned) -> None:
     if not search.finds(path):
         return
-    if path.suffix == ".log":
+    if ".log" in path.suffixes:
         cleaned.counts["log_lines"] += search.blank_lines(path)
     elif path.relative_to(state_dir).parts[0] in DERIVED:
         path.unlink()
