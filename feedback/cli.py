@@ -1,13 +1,14 @@
 """Commands on the record: keys, models, versions, datasets, experiments, audit, and the operator's verbs."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 import typer
 
 from feedback import (
     adapters,
+    allocations,
     audit,
     engines,
     experiments,
@@ -237,12 +238,28 @@ def reject(reference: Version, reason: Why = "", project: Project = DEFAULT_PROJ
 
 
 @app.command("canary")
-def canary(reference: Version, project: Project = DEFAULT_PROJECT) -> None:
-    """Send the first step's share of traffic to an approved version. Undo with `abort`."""
-    started = in_record(lambda connection: shipping.start_canary(connection, project, reference, by=actor()))
-    share = started.arm(experiments.CANDIDATE_ARM).weight
+def canary(
+    references: Annotated[list[str], typer.Argument(help="Approved version, such as support@3; or several.")],
+    allocation: Annotated[
+        str | None,
+        typer.Option(help="How several share people: equal (also if left out), thompson or top-two."),
+    ] = None,
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Send the first step's share of traffic to an approved version, or to several at once. Undo with `abort`."""
+    if len(references) == 1 and allocation is None:
+        started = in_record(
+            lambda connection: shipping.start_canary(connection, project, references[0], by=actor())
+        )
+    else:
+        rule = cast(allocations.Rule, allocation or "equal")
+        started = in_record(
+            lambda connection: shipping.start_canaries(connection, project, references, rule=rule, by=actor())
+        )
+    share = started.candidates[0].weight
+    says = f"answers {share:.0%}" if len(references) == 1 else f"answer {share:.1%} each"
     console.print(
-        f"{reference} answers {share:.0%} of raters. `hone experiment show {started.experiment_id}` tells how it does."
+        f"{', '.join(references)} {says} of raters. `hone experiment show {started.experiment_id}` tells how it goes."
     )
 
 
@@ -260,13 +277,16 @@ def promote(reference: Version, reason: Why = "", project: Project = DEFAULT_PRO
 @app.command("abort")
 def abort(
     model_name: Annotated[str, typer.Option("--model", help="Model alias.")] = "support",
+    only: Annotated[
+        str | None, typer.Option(help="Of several canaries this one, such as support@8; all if left out.")
+    ] = None,
     reason: Why = "",
     project: Project = DEFAULT_PROJECT,
 ) -> None:
     """End the canary; its traffic goes back to the champion."""
     why = reason or "an operator ended it"
     done = in_record(
-        lambda connection: shipping.abort(connection, project, model_name, by=actor(), reason=why)
+        lambda connection: shipping.abort(connection, project, model_name, only=only, by=actor(), reason=why)
     )
     console.print(f"{done.name} gets no more traffic and needs a new approval to return.")
 

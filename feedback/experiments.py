@@ -1,9 +1,11 @@
-"""Experiments: a model's traffic split between its champion and one canary, in rising steps.
+"""Experiments: a model's traffic split between its champion and one canary, or several, in rising steps.
 
-The record holds one running experiment a model, at most. Starting, widening and ending are moves with an audit row
+The record holds one running experiment a model, at most. With one canary its share is all there is to say; with
+several, `feedback.allocations` says who gets what. Starting, widening and ending are moves with an audit row
 each; ending by promotion or abort changes the adapter's state in the same commit.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +32,8 @@ class Arm:
     arm: str
     adapter_id: str
     weight: float
+    ended_at: datetime | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,15 @@ class Experiment:
     step_started_at: datetime
     ended_at: datetime | None
     arms: tuple[Arm, ...]
+    allocation: str | None = None
+    """How several arms share people; None: one candidate, whose share grows."""
+    uniform_share: float = 1.0
+    """Units that decide, of all."""
+
+    @property
+    def candidates(self) -> tuple[Arm, ...]:
+        """The arms that are still compared with the champion."""
+        return tuple(arm for arm in self.arms if arm.arm != CHAMPION_ARM and arm.ended_at is None)
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
@@ -63,37 +76,53 @@ async def start_canary(connection: AsyncConnection, candidate: Adapter, *, by: s
         IllegalMove: the version is not approved.
         HoneError: the model already has a canary.
     """
-    running = await of_model(connection, candidate.project, candidate.model)
+    model = await models.get(connection, candidate.project, candidate.model)
+    share = model.policy.rollout.steps[0]
+    experiment_id = await open_split(connection, [candidate], share=share, by=by)
+    await _audit(connection, candidate, experiment_id, "experiment.start", by, {"share": share})
+    return await get(connection, candidate.project, experiment_id)
+
+
+async def open_split(
+    connection: AsyncConnection, candidates: Sequence[Adapter], *, share: float, by: str, **values: Any
+) -> str:
+    """Enter a split in which each of these versions has an even part of `share`; returns its id.
+
+    Raises:
+        IllegalMove: one of them is not approved.
+        HoneError: the model already has a canary.
+    """
+    first = candidates[0]
+    running = await of_model(connection, first.project, first.model)
     if running is not None:
         raise HoneError(
-            f"Model '{candidate.model}' already splits its traffic ({running.experiment_id}). "
+            f"Model '{first.model}' already splits its traffic ({running.experiment_id}). "
             "Promote or abort that canary first."
         )
-    model = await models.get(connection, candidate.project, candidate.model)
-    champion = await adapters.champion(connection, candidate.project, candidate.model)
-    await adapters.move(connection, candidate, "start_canary", by=by)
+    model = await models.get(connection, first.project, first.model)
+    champion = await adapters.champion(connection, first.project, first.model)
     experiment_id = new_id("exp")
     await connection.execute(
         experiments.insert().values(
             experiment_id=experiment_id,
-            project=candidate.project,
-            model=candidate.model,
+            project=first.project,
+            model=first.model,
             status="running",
             salt=new_hex(),
             policy_version=model.policy.version,
+            **values,
         )
     )
-    share = model.policy.rollout.steps[0]
-    control = await _control(connection, champion, candidate)
-    for name, adapter_id, weight in (
-        (CHAMPION_ARM, control, 1 - share),
-        (CANDIDATE_ARM, candidate.adapter_id, share),
-    ):
+    rows = [(CHAMPION_ARM, await _control(connection, champion, first), 1 - share)]
+    for number, candidate in enumerate(candidates, start=1):
+        await adapters.move(connection, candidate, "start_canary", by=by)
+        name = CANDIDATE_ARM if number == 1 else f"{CANDIDATE_ARM}-{number}"
+        rows.append((name, candidate.adapter_id, share / len(candidates)))
+    for name, adapter_id, weight in rows:
         await connection.execute(
             arms.insert().values(experiment_id=experiment_id, arm=name, adapter_id=adapter_id, weight=weight)
         )
-    await _audit(connection, candidate, experiment_id, "experiment.start", by, {"share": share})
-    return await get(connection, candidate.project, experiment_id)
+    return experiment_id
 
 
 async def _control(connection: AsyncConnection, champion: Adapter, candidate: Adapter) -> str:
@@ -114,20 +143,8 @@ async def widen(
     Raises:
         IllegalMove: the split has ended meanwhile.
     """
-    moved = await connection.scalar(
-        update(experiments)
-        .where(experiments.c.experiment_id == experiment.experiment_id, experiments.c.status == "running")
-        .values(step=step, step_started_at=func.now())
-        .returning(experiments.c.step)
-    )
-    if moved is None:
-        raise IllegalMove(f"{experiment.experiment_id} has ended; its split cannot be widened.")
-    for name, weight in ((CHAMPION_ARM, 1 - share), (CANDIDATE_ARM, share)):
-        await connection.execute(
-            update(arms)
-            .where(arms.c.experiment_id == experiment.experiment_id, arms.c.arm == name)
-            .values(weight=weight)
-        )
+    await go_to_step(connection, experiment, step)
+    await weigh(connection, experiment, {CHAMPION_ARM: 1 - share, CANDIDATE_ARM: share})
     candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
     await _audit(
         connection,
@@ -139,6 +156,41 @@ async def widen(
     )
     await notify_registry(connection, f"experiment:{experiment.experiment_id}")
     return await get(connection, experiment.project, experiment.experiment_id)
+
+
+async def go_to_step(connection: AsyncConnection, experiment: Experiment, step: int) -> None:
+    """Begin a step.
+
+    Raises:
+        IllegalMove: the split has ended meanwhile.
+    """
+    moved = await connection.scalar(
+        update(experiments)
+        .where(experiments.c.experiment_id == experiment.experiment_id, experiments.c.status == "running")
+        .values(step=step, step_started_at=func.now())
+        .returning(experiments.c.step)
+    )
+    if moved is None:
+        raise IllegalMove(f"{experiment.experiment_id} has ended; its split cannot be widened.")
+
+
+async def weigh(connection: AsyncConnection, experiment: Experiment, weights: Mapping[str, float]) -> None:
+    """Write down what share of all units each arm has."""
+    for name, weight in weights.items():
+        await connection.execute(
+            update(arms)
+            .where(arms.c.experiment_id == experiment.experiment_id, arms.c.arm == name)
+            .values(weight=weight)
+        )
+
+
+async def end_arm(connection: AsyncConnection, experiment: Experiment, arm: Arm, *, reason: str) -> None:
+    """Take one of several candidates out of the split."""
+    await connection.execute(
+        update(arms)
+        .where(arms.c.experiment_id == experiment.experiment_id, arms.c.arm == arm.arm)
+        .values(ended_at=func.now(), reason=reason, weight=0.0)
+    )
 
 
 async def end(connection: AsyncConnection, experiment: Experiment, *, outcome: str, reason: str) -> None:
@@ -208,7 +260,7 @@ async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experime
     for arm in await connection.execute(
         select(arms).where(arms.c.experiment_id.in_(found)).order_by(arms.c.arm)
     ):
-        found[arm.experiment_id].append(Arm(arm.arm, arm.adapter_id, arm.weight))
+        found[arm.experiment_id].append(Arm(arm.arm, arm.adapter_id, arm.weight, arm.ended_at, arm.reason))
     return [Experiment(**row._mapping, arms=tuple(found[row.experiment_id])) for row in rows]
 
 

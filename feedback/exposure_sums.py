@@ -23,7 +23,7 @@ from feedback.exposures import OF_CHANGED_DAYS, OF_EACH_DAY, UnitCounts, counts_
 from feedback.metrics import FeedbackPolicy
 from feedback.tables import experiments
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Of what is stored in `totals`: sums of another layout are made anew."""
 UNITS_PER_PIECE = 20_000
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from feedback.tables import metadata, moment
+from feedback.tables import metadata, moment, one_of
 
 exposure_changes = Table(
     "exposure_changes",
@@ -98,4 +98,29 @@ null_adapters = Table(
         comment="What answers as the base beside it.",
     ),
     comment="Adapters of zeros, of the same shape: what any adapter costs, without any of what it says.",
+)
+
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
+    Column(
+        "allocation",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Never used twice in an experiment.",
+    ),
+    Column("slice", Text, nullable=False, comment="uniform or adaptive"),
+    Column(
+        "pieces",
+        JSONB,
+        nullable=False,
+        comment="Arms and widths from 0 upwards; the rest of the line is the champion's.",
+    ),
+    Column("shares", JSONB, nullable=False, comment="The probability of each arm."),
+    Column("reason", Text, nullable=False),
+    moment("at"),
+    one_of("slice", ("uniform", "adaptive")),
+    comment="How each slice of an experiment with several arms was shared out, and when. Only grows.",
 )

@@ -95,6 +95,10 @@ class RolloutPolicy(Section):
     """Error rate of the verdict, however often one looks."""
     guardrail_alpha: float = Field(0.01, gt=0, lt=0.5)
     """Chance that an equal candidate is ever called worse, all guardrails together."""
+    uniform_share: float = Field(0.5, gt=0, le=1)
+    """With several candidates: units whose arm is drawn by chance alone, of all; verdicts rest on them."""
+    allocation_seconds_min: float = Field(600.0, ge=0)
+    """With several candidates: shortest time before more is given to those that do well."""
     maturation_seconds: float = Field(0.0, ge=0)
     """Completions younger than this are not scored yet."""
     versions_kept: int = Field(10, ge=1)

@@ -4,12 +4,15 @@ The command line, `/admin/v1`, the console and the worker all come through here,
 one is a single transaction: registry, experiment and audit row change together or not at all.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments, models, rollouts, version_files
+from feedback import adapters, experiments, models, rollouts, several_arms, version_files
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
+from feedback.allocations import Rule
 from feedback.errors import IllegalMove
-from feedback.experiments import CANDIDATE_ARM, Experiment
+from feedback.experiments import Experiment
 
 
 async def approve(
@@ -38,6 +41,14 @@ async def start_canary(connection: AsyncConnection, project: str, reference: str
     """Send the first step's share of traffic to an approved version."""
     candidate = await adapters.get(connection, project, reference)
     return await experiments.start_canary(connection, candidate, by=by)
+
+
+async def start_canaries(
+    connection: AsyncConnection, project: str, references: Sequence[str], *, rule: Rule = "equal", by: str
+) -> Experiment:
+    """Send the first step's share of traffic to several approved versions at once."""
+    candidates = [await adapters.get(connection, project, reference) for reference in references]
+    return await several_arms.start(connection, candidates, rule=rule, by=by)
 
 
 async def pause(
@@ -72,34 +83,57 @@ async def promote(
             f"a person promotes {candidate.name}, not the worker."
         )
     experiment = await experiments.of_model(connection, project, candidate.model)
-    if experiment is not None and experiment.arm(CANDIDATE_ARM).adapter_id != candidate.adapter_id:
+    if experiment is not None and candidate.adapter_id not in [
+        arm.adapter_id for arm in experiment.candidates
+    ]:
         await abort(
             connection, project, candidate.model, by=by, reason=f"{candidate.name} is promoted instead"
         )
         experiment = None
     if experiment is None:
         return await adapters.promote(connection, candidate, by=by, reason=reason)
+    for other in experiment.candidates:
+        if other.adapter_id != candidate.adapter_id:
+            loser = await adapters.by_id(connection, other.adapter_id)
+            why = f"{candidate.name} is promoted instead"
+            await adapters.move(connection, loser, "abort", by=by, detail={"reason": why})
+            await experiments.end_arm(connection, experiment, other, reason=why)
     evidence = f"{reason} [{experiment.verdict['sentence']}]".strip() if experiment.verdict else reason
     champion = await adapters.promote(connection, candidate, by=by, reason=evidence)
     await experiments.end(connection, experiment, outcome="promoted", reason=evidence)
     return champion
 
 
-async def abort(connection: AsyncConnection, project: str, model: str, *, by: str, reason: str) -> Adapter:
+async def abort(
+    connection: AsyncConnection, project: str, model: str, *, only: str | None = None, by: str, reason: str
+) -> Adapter:
     """End the canary: its units go back to the champion, and it needs a person's approval to return.
 
+    Of several canaries all end, or `only` one (`support@8`); the last one's end is the experiment's.
+
     Raises:
-        IllegalMove: the model has no canary.
+        IllegalMove: the model has no canary, or not this one.
     """
     experiment = await experiments.of_model(connection, project, model)
     if experiment is None:
         raise IllegalMove(
             f"Model '{model}' has no canary to abort. `hone experiment list` shows what is running."
         )
-    canary = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
-    moved = await adapters.move(connection, canary, "abort", by=by, detail={"reason": reason})
+    canaries = [await adapters.by_id(connection, arm.adapter_id) for arm in experiment.candidates]
+    if only is not None and experiment.allocation is not None:
+        ending = [arm for arm, one in zip(experiment.candidates, canaries, strict=True) if one.name == only]
+        if not ending:
+            raise IllegalMove(
+                f"'{only}' is no canary of '{model}'; there are {', '.join(one.name for one in canaries)}."
+            )
+        return await several_arms.take_back(connection, experiment, ending[0], by=by, reason=reason)
+    if only is not None and only != canaries[0].name:
+        raise IllegalMove(f"'{only}' is no canary of '{model}'; there is {canaries[0].name}.")
+    moved = [
+        await adapters.move(connection, one, "abort", by=by, detail={"reason": reason}) for one in canaries
+    ]
     await experiments.end(connection, experiment, outcome="aborted", reason=reason)
-    return moved
+    return moved[0]
 
 
 async def roll_back(

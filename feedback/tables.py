@@ -118,7 +118,6 @@ adapters = Table(
     Index(
         "uq_adapters_champion", "project", "model", unique=True, postgresql_where=text("state = 'champion'")
     ),
-    Index("uq_adapters_canary", "project", "model", unique=True, postgresql_where=text("state = 'canary'")),
     comment="Adapter versions: immutable weights, and the state each is in.",
 )
 
@@ -142,6 +141,8 @@ experiments = Table(
     Column("verdict", JSONB, comment="The newest monitoring.verdict.Verdict."),
     Column("outcome", Text, comment="promoted, aborted or superseded; NULL while running."),
     Column("reason", Text),
+    Column("allocation", Text, comment="How several arms share people; NULL: one candidate, one growing share."),
+    Column("uniform_share", Double, nullable=False, server_default="1", comment="Units that decide, of all."),
     moment("started_at"),
     moment("step_started_at"),
     moment("ended_at", required=False),
@@ -157,9 +158,11 @@ arms = Table(
     "arms",
     metadata,
     Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
-    Column("arm", Text, primary_key=True, comment="champion or candidate"),
+    Column("arm", Text, primary_key=True, comment="champion, candidate, candidate-2 and so on"),
     Column("adapter_id", Text, ForeignKey("adapters.adapter_id"), nullable=False),
     Column("weight", Double, nullable=False, comment="Share of units, 0 to 1; the arms sum to 1."),
+    moment("ended_at", required=False),
+    Column("reason", Text, comment="Why it was taken back before the others."),
     CheckConstraint("weight >= 0 AND weight <= 1", name="weight"),
     comment="The versions that an experiment compares.",
 )

@@ -137,7 +137,7 @@ async def _retire(connection: AsyncConnection, adapter: Adapter, reason: str) ->
         await shipping.roll_back(connection, project, adapter.model, to=fallback.name, by=by, reason=reason)
         sentence = f"{sentence} {fallback.name} answers in its place."
     if adapter.state == "canary":
-        await shipping.abort(connection, project, adapter.model, by=by, reason=reason)
+        await shipping.abort(connection, project, adapter.model, only=adapter.name, by=by, reason=reason)
     if adapter.state in ("canary", "candidate", "approved"):
         await shipping.reject(connection, project, adapter.name, by=by, reason=reason)
     if adapter.adapter_id not in {one.adapter_id for one in await version_files.removed(connection)}:

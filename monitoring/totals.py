@@ -80,10 +80,10 @@ COUNTS: Mapping[str, Column] = {
 UNITS: Mapping[str, Column] = {
     "units": _requests,
     "rated_units": _votes,
-    "met_units": _ones,
-    "bad_units": lambda rows: rows.bad,
 }
 """Units with any of it."""
+EVERYBODY: Mapping[str, Column] = {"met_units": _ones, "bad_units": lambda rows: rows.bad}
+"""The same, of those too whose arm was not drawn by chance alone."""
 MOMENTS = 6
 
 
@@ -166,9 +166,10 @@ class Totals:
 
     def arm(self, name: str) -> ArmSums:
         """What one arm did."""
-        found = self._numbers(f"arm|{name}", len(COUNTS) + len(UNITS) + MOMENTS * len(EVENTS))
-        counts = {key: round(value) for key, value in zip((*COUNTS, *UNITS), found, strict=False)}
-        events = _ratios(found[len(COUNTS) + len(UNITS) :], EVENTS)
+        names = (*COUNTS, *UNITS, *EVERYBODY)
+        found = self._numbers(f"arm|{name}", len(names) + MOMENTS * len(EVENTS))
+        counts = {key: round(value) for key, value in zip(names, found, strict=False)}
+        events = _ratios(found[len(names) :], EVENTS)
         width = len(MARKS) + len(EVENTS)
         per_group = [self._numbers(f"group|{key}|{name}", width) for key in self.groups().keys]
         columns = floats(per_group).reshape(-1, width).T
@@ -190,6 +191,10 @@ class Totals:
             share=np.divide(one, both, out=np.zeros_like(both), where=both > 0),
             deciding=groups.deciding,
         )
+
+    def everybody(self, arm: str) -> RatioSums:
+        """Net approval per request of an arm, of those too whose arm was not drawn by chance alone."""
+        return _ratios(self._numbers(f"all|{arm}", MOMENTS), ("net",))["net"]
 
     def _numbers(self, name: str, count: int) -> Floats:
         return floats([number / SCALE for number in self.sums.get(name) or [0] * count])
@@ -225,7 +230,8 @@ def _sums(seen: Outcomes, control: str) -> Iterator[tuple[str, list[int]]]:
     for index, name in enumerate(seen.arms):
         every = seen.only(seen.arm == index)
         yield from _of_groups(seen, every, name)
-        yield f"arm|{name}", _of_arm(every.only(every.decides))
+        yield f"arm|{name}", _of_arm(every)
+        yield f"all|{name}", _exact(_moments(every.per_unit(_net(every)), every.per_unit(every.requests)))
     deciding = seen.only(seen.decides)
     inside = seen.arms.index(control)
     for index, name in enumerate(seen.arms):
@@ -249,12 +255,14 @@ def _of_groups(seen: Outcomes, arm: Outcomes, name: str) -> Iterator[tuple[str, 
     yield from sums.items()
 
 
-def _of_arm(arm: Outcomes) -> list[int]:
+def _of_arm(every: Outcomes) -> list[int]:
+    arm = every.only(every.decides)
     counts = [arm.per_unit(column(arm)) for column in COUNTS.values()]
     some = [floats(arm.per_unit(column(arm)) > 0) for column in UNITS.values()]
+    everybody = [floats(every.per_unit(column(every)) > 0) for column in EVERYBODY.values()]
     exposed = arm.per_unit(arm.exposed)
     events = [one for column in EVENTS.values() for one in _moments(arm.per_unit(column(arm)), exposed)]
-    return _exact([*counts, *some, *events])
+    return [*_exact([*counts, *some]), *_exact(everybody), *_exact(events)]
 
 
 def _of_pair(rows: Outcomes, weights: Floats) -> list[int]:

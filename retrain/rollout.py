@@ -10,7 +10,6 @@ what a person paused stays paused, until a person says otherwise.
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,13 +17,13 @@ from feedback import adapters, experiments, exposure_sums, models, rollouts, shi
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import Database
 from feedback.errors import IllegalMove
-from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
+from feedback.experiments import CANDIDATE_ARM, Experiment
 from feedback.models import Model
-from feedback.policy import ModelPolicy, RolloutPolicy
+from feedback.policy import ModelPolicy
 from monitoring import verdict as verdicts
-from monitoring.guardrails import MANY
-from monitoring.tally import tally
-from monitoring.verdict import ExperimentPolicy, Verdict
+from monitoring.verdict import Verdict
+from retrain import rollout_arms
+from retrain.demands import keep, sum_up
 from retrain.rollout_steps import causes_to_pause, next_step
 
 log = structlog.get_logger(__name__)
@@ -59,21 +58,9 @@ async def tick(database: Database) -> list[str]:
 
 async def judge(connection: AsyncConnection, experiment: Experiment, policy: ModelPolicy) -> Verdict:
     """The verdict on everything recorded so far, stored beside the experiment."""
-    control = await adapters.by_id(connection, experiment.arm(CHAMPION_ARM).adapter_id)
-    demanded = experiment_policy(experiment, policy.rollout, against_base=control.version == 0)
-    totals = await tally(
-        connection,
-        experiment,
-        demanded.weights,
-        control=demanded.control,
-        votes=policy.feedback,
-        maturation_seconds=policy.rollout.maturation_seconds,
-    )
+    totals, demanded = await sum_up(connection, experiment, policy)
     verdict = verdicts.judge(totals, demanded)
-    found = orjson.loads(orjson.dumps(asdict(verdict)))
-    # A look that saw nothing new would otherwise rewrite the row every other second.
-    if found != experiment.verdict:
-        await experiments.store_verdict(connection, experiment, found)
+    await keep(connection, experiment, asdict(verdict))
     return verdict
 
 
@@ -82,6 +69,8 @@ async def _advance(connection: AsyncConnection, seen: Experiment) -> list[str]:
     if experiment.status != "running":
         return []
     model = await models.get(connection, experiment.project, experiment.model)
+    if experiment.allocation is not None:
+        return await rollout_arms.advance(connection, experiment, model)
     policy, now = model.policy.rollout, datetime.now(UTC)
     verdict = await judge(connection, experiment, model.policy)
     if verdict.state == "worse":
@@ -137,35 +126,3 @@ async def _ship_candidate(connection: AsyncConnection, model: Model) -> list[str
     )
     await shipping.start_canary(connection, model.project, newest.name, by=AUTOMATIC_ACTOR)
     return [f"{newest.name} meets its first traffic: {reason}."]
-
-
-def experiment_policy(
-    experiment: Experiment, policy: RolloutPolicy, *, against_base: bool = False
-) -> ExperimentPolicy:
-    """What the verdict on this split demands, by the model's policy."""
-    limits = policy.guardrails
-    # The bare base model carries nothing of what an adapter costs: no limit on times would be a fair one.
-    slower = MANY if against_base else 1.0
-    return ExperimentPolicy(
-        weights={name: experiment.arm(name).weight for name in (CHAMPION_ARM, CANDIDATE_ARM)},
-        control=CHAMPION_ARM,
-        candidate=CANDIDATE_ARM,
-        alpha=policy.alpha,
-        guardrail_alpha=policy.guardrail_alpha,
-        units_min=policy.units_min,
-        rated_units_min=policy.rated_units_min,
-        maturation_seconds=policy.maturation_seconds,
-        bad_odds_limit=limits.bad_answers_odds_max,
-        odds_max={
-            "units_with_errors": limits.errors_odds_max,
-            "refusals": limits.refusals_odds_max,
-            "client_aborts": limits.client_aborts_odds_max,
-            "regenerations": limits.regenerations_odds_max,
-        },
-        ratios={
-            "time_to_first_token": (1.0 / MANY, max(slower, limits.time_to_first_token_ratio_max)),
-            "time_per_output_token": (1.0 / MANY, max(slower, limits.time_per_output_token_ratio_max)),
-            "output_tokens": (limits.output_tokens_ratio_min, limits.output_tokens_ratio_max),
-        },
-        pausing=frozenset(limits.pausing),
-    )

@@ -38,13 +38,21 @@ def causes_to_pause(experiment: Experiment, policy: RolloutPolicy, verdict: Verd
     ]
     if verdict.sample_ratio.broken:
         causes.insert(0, Cause("sample_ratio", verdict.sample_ratio.sentence))
-    share = experiment.arm(CANDIDATE_ARM).weight
+    opened = policy.steps[min(experiment.step, len(policy.steps) - 1)]
+    share = experiment.arm(CANDIDATE_ARM).weight if experiment.allocation is None else opened
     if share in policy.pause_at:
         causes.append(Cause(f"step {share:g}", f"The policy pauses every rollout at {share:.0%}."))
     return causes
 
 
-def next_step(experiment: Experiment, policy: RolloutPolicy, verdict: Verdict, *, now: datetime) -> NextStep:
+def next_step(
+    experiment: Experiment,
+    policy: RolloutPolicy,
+    verdict: Verdict,
+    *,
+    now: datetime,
+    arm: str = CANDIDATE_ARM,
+) -> NextStep:
     """The step that is due.
 
     A step is done when it has been open for `step_seconds_min`, and as many units have met the candidate, and as many
@@ -54,7 +62,7 @@ def next_step(experiment: Experiment, policy: RolloutPolicy, verdict: Verdict, *
     if following >= len(policy.steps):
         return NextStep(None, 0.0, "The last step is reached: promote the candidate, or abort it.")
     share = policy.steps[following]
-    candidate = next(arm for arm in verdict.arms if arm.arm == CANDIDATE_ARM)
+    candidate = next(one for one in verdict.arms if one.arm == arm)
     missing = list(_missing(experiment, policy, verdict, candidate, now))
     if missing:
         return NextStep(None, share, f"The next step, {share:.0%}, waits for {' and '.join(missing)}.")

@@ -26,9 +26,19 @@ from feedback import (
     submissions,
 )
 from feedback.adapters import Adapter
+from feedback.allocations import CANDIDATES_MAX, Rule
+from feedback.errors import HoneError
 from feedback.keys import Key
 from feedback.policy import read_policy
 from serving.operators import AdminDeps, Operator, administrator_of, operator_of
+
+
+class Canaries(BaseModel):
+    """Versions that meet traffic together, and how they share it."""
+
+    model_config = ConfigDict(extra="forbid")
+    versions: list[str] = Field(min_length=1, max_length=CANDIDATES_MAX)
+    allocation: Rule = "equal"
 
 
 class Reason(BaseModel):
@@ -36,6 +46,12 @@ class Reason(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     reason: str = Field("", max_length=2000)
+
+
+class Abort(Reason):
+    """Which of several canaries to end, all if left out, and why."""
+
+    only: str | None = Field(None, max_length=200)
 
 
 class Rollback(Reason):
@@ -104,10 +120,22 @@ def _add_models(router: APIRouter, may_decide: Any, may_administer: Any) -> None
         return await _model_view(by, changed)
 
     @router.post("/models/{model}/abort", summary="End the canary; its traffic goes back to the champion")
-    async def abort(model: str, body: Reason, by: Operator = may_decide) -> dict[str, Any]:
+    async def abort(model: str, body: Abort, by: Operator = may_decide) -> dict[str, Any]:
         reason = body.reason or "an operator ended it"
         return _adapter_view(
-            await shipping.abort(by.connection, by.project, model, by=by.actor, reason=reason)
+            await shipping.abort(by.connection, by.project, model, only=body.only, by=by.actor, reason=reason)
+        )
+
+    @router.post(
+        "/models/{model}/canary", summary="Send the first step's share of traffic to several versions"
+    )
+    async def start_canaries(model: str, body: Canaries, by: Operator = may_decide) -> dict[str, Any]:
+        if others := [one for one in body.versions if one.rpartition("@")[0] != model]:
+            raise HoneError(f"'{others[0]}' is no version of '{model}'; expected such as '{model}@7'.")
+        return asdict(
+            await shipping.start_canaries(
+                by.connection, by.project, body.versions, rule=body.allocation, by=by.actor
+            )
         )
 
     @router.post("/models/{model}/rollback", summary="Put an earlier champion back")

@@ -47,12 +47,37 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Some of the units, shared out: who owns the line from 0 upwards, and what that comes to, by arm.
+
+    `part` is the share of all units that are in it; `allocation` is the number under which the record has it.
+    """
+
+    allocation: int
+    part: float
+    pieces: tuple[tuple[str, float], ...]
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
-    """A split between arms, the champion's first. Weights sum to 1."""
+    """A split between arms, the champion's first. Weights sum to 1.
+
+    With more than two arms `slices` say who gets what; without, the weights do.
+    """
 
     experiment_id: str
     salt: str
     arms: tuple[Arm, ...]
+    slices: tuple[Slice, ...] = ()
+
+
+class Drawn(NamedTuple):
+    """The arm of a unit, the probability with which it got it, and the allocation that this was drawn from."""
+
+    arm: Arm
+    propensity: float
+    allocation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +145,7 @@ class Route(NamedTuple):
     propensity: float = 1.0
     policy_version: str | None = None
     instead_of: Version | None = None
+    allocation: int | None = None
 
 
 def choose_route(
@@ -146,16 +172,23 @@ def choose_route(
     if route is None:
         pinned = find_pinned(table, caller.project, model)
         return Route(_replica(table, pinned, busy, avoid), pinned)
-    arm = choose_arm(route.experiment, unit) if route.experiment else None
-    answers = _held_of_arm(table, route, arm) if arm is not None else None
-    if arm is not None and answers is not None:
+    drawn = draw(route.experiment, unit) if route.experiment else None
+    answers = _held_of_arm(table, route, drawn.arm) if drawn is not None else None
+    if drawn is not None and answers is not None:
         assert route.experiment is not None
         engine = _replica(table, answers, busy, avoid)
-        experiment_id = route.experiment.experiment_id
-        return Route(engine, answers, experiment_id, arm.arm, arm.weight, route.policy_version)
+        return Route(
+            engine,
+            answers,
+            route.experiment.experiment_id,
+            drawn.arm.arm,
+            drawn.propensity,
+            route.policy_version,
+            allocation=drawn.allocation,
+        )
     version = _newest_held(table, route)
     engine = _replica(table, version, busy, avoid)
-    meant = arm.version if arm is not None else route.champion
+    meant = drawn.arm.version if drawn is not None else route.champion
     instead_of = meant if meant is not version else None
     return Route(engine, version, policy_version=route.policy_version, instead_of=instead_of)
 
@@ -165,6 +198,27 @@ def _held_of_arm(table: RoutingTable, route: ModelRoute, arm: Arm) -> Version | 
     assert route.experiment is not None
     own = (arm.version, route.champion) if arm is route.experiment.arms[0] else (arm.version,)
     return next((version for version in own if table.holders.get(version.adapter_id)), None)
+
+
+def draw(experiment: Experiment, unit: str) -> Drawn | None:
+    """The arm that a unit gets, and how likely that was; None for a unit whose arm was taken back.
+
+    With several candidates one hash says in which slice the unit is, another one where on its line. Pieces are only
+    ever added there, so a unit that met a candidate meets no other.
+    """
+    if not experiment.slices:
+        arm = choose_arm(experiment, unit)
+        return Drawn(arm, arm.weight)
+    which, position = bucket(f"{experiment.salt}/slice", unit), bucket(experiment.salt, unit)
+    found = next((one for one in experiment.slices[:-1] if which < one.part), experiment.slices[-1])
+    edge, owner = 0.0, experiment.arms[0].arm
+    for name, width in found.pieces:
+        edge += width
+        if position < edge:
+            owner = name
+            break
+    known = {arm.arm: arm for arm in experiment.arms}
+    return Drawn(known[owner], found.shares[owner], found.allocation) if owner in known else None
 
 
 def choose_arm(experiment: Experiment, unit: str) -> Arm:

@@ -7,14 +7,15 @@ brought. While the database is away the last table goes on serving.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
-from feedback import adapters, engines, experiments, fine_tuning, keys, models
+from feedback import adapters, allocations, engines, experiments, fine_tuning, keys, models
 from feedback.adapters import CONTROL, Adapter
 from feedback.database import REGISTRY_CHANNEL, Database
 from feedback.models import Model
 from serving.auth import Caller
-from serving.routing import Arm, Experiment, ModelRoute, RoutingTable, Version
+from serving.routing import Arm, Experiment, ModelRoute, RoutingTable, Slice, Version
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
         running = await experiments.running(connection)
         standing = await engines.ready(connection)
         tuned = await fine_tuning.named(connection)
+        shared_out = await allocations.newest(
+            connection, [one.experiment_id for one in running if one.allocation is not None]
+        )
     reachable = set(engine_urls)
     holders: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for held in standing:
@@ -49,7 +53,7 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
             for key in known_keys
         },
         models={
-            place: _model_route(model, by_model[place], splits.get(place))
+            place: _model_route(model, by_model[place], splits.get(place), shared_out)
             for place, model in named.items()
             if any(adapter.state == "champion" for adapter in by_model[place])
         },
@@ -60,7 +64,12 @@ async def load_table(database: Database, engine_urls: Iterable[str]) -> RoutingT
     )
 
 
-def _model_route(model: Model, versions: list[Adapter], running: experiments.Experiment | None) -> ModelRoute:
+SharedOut: TypeAlias = Mapping[str, Mapping[allocations.Slice, allocations.Allocation]]
+
+
+def _model_route(
+    model: Model, versions: list[Adapter], running: experiments.Experiment | None, shared_out: SharedOut
+) -> ModelRoute:
     named = {adapter.adapter_id: _version(adapter) for adapter in versions}
     champion = next(adapter for adapter in versions if adapter.state == "champion")
     return ModelRoute(
@@ -72,7 +81,7 @@ def _model_route(model: Model, versions: list[Adapter], running: experiments.Exp
             for adapter in _earlier_champions(champion, versions)
             if model.policy.rollout.fallbacks in FALLBACKS["base" if not adapter.version else "earlier"]
         ),
-        experiment=_experiment(running, named) if running else None,
+        experiment=_experiment(running, named, shared_out) if running else None,
         versions={
             adapter.version: _version(adapter)
             for adapter in versions
@@ -101,14 +110,27 @@ def _version(adapter: Adapter) -> Version:
     return Version(adapter.adapter_id, adapter.model, max(adapter.version, 0), adapter.engine_name)
 
 
-def _experiment(running: experiments.Experiment, named: dict[str, Version]) -> Experiment:
+def _experiment(
+    running: experiments.Experiment, named: dict[str, Version], shared_out: SharedOut
+) -> Experiment:
     # The champion's arm comes first: the others are laid out from zero upwards (see choose_arm).
-    arms = sorted(running.arms, key=lambda arm: arm.arm != experiments.CHAMPION_ARM)
+    arms = [running.arm(experiments.CHAMPION_ARM), *running.candidates]
     return Experiment(
         running.experiment_id,
         running.salt,
         tuple(Arm(arm.arm, named[arm.adapter_id], arm.weight) for arm in arms),
+        tuple(_slices(running, shared_out.get(running.experiment_id, {}))),
     )
+
+
+def _slices(
+    running: experiments.Experiment, newest: Mapping[allocations.Slice, allocations.Allocation]
+) -> Iterator[Slice]:
+    """The uniform one first: it takes the lower end of the hash that tells them apart."""
+    parts = {"uniform": running.uniform_share, "adaptive": 1.0 - running.uniform_share}
+    for name in allocations.SLICES:
+        if (one := newest.get(name)) is not None:
+            yield Slice(one.allocation, parts[name], one.pieces, one.shares)
 
 
 class TableKeeper:
