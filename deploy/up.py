@@ -69,7 +69,7 @@ class _Up:
         work = asyncio.create_task(self._start_and_watch())
         loop = asyncio.get_running_loop()
         for one in SIGNALS:
-            loop.add_signal_handler(one, self._on_signal, work)
+            loop.add_signal_handler(one, self._on_signal, work, one)
         try:
             await work
         except asyncio.CancelledError:
@@ -80,9 +80,10 @@ class _Up:
             await self._stop()
         return 0
 
-    def _on_signal(self, work: "asyncio.Task[None]") -> None:
+    def _on_signal(self, work: "asyncio.Task[None]", which: signal.Signals) -> None:
         if not self.stopping:
             self.stopping = True
+            say(self.console, f"Told to stop by {which.name}.")
             work.cancel()
             return
         say(self.console, "Stopping now, without waiting for answers under way.")

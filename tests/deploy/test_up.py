@@ -171,6 +171,7 @@ def test_ctrl_c_stops_everything_in_order_and_leaves_no_process(state: Path) -> 
         family = [child.pid for child in psutil.Process(up.process.pid).children(recursive=True)]
         assert len(family) > len(PARTS)
         assert up.end(signal.SIGINT) == 0
+        assert "Told to stop by SIGINT." in up.text
         assert not [pid for pid in family if running(pid)]
         assert re.findall(r"Stopping (\w+): stopped", up.text) == ["gateway", "worker", "console", "postgres"]
         assert not list((state / "run").iterdir())
