@@ -30,7 +30,7 @@ def a_suite(directory: Path, *items: dict[str, Any], **policy: Any) -> SuitePoli
 async def ask(behaviour: Behaviour, policy: SuitePolicy) -> SuiteResult:
     async with (
         fake_engine(behaviour) as engine,
-        EngineClient(engine.url, timeout_seconds=10, answer_tokens_max=64) as client,
+        EngineClient(engine.url, timeout_seconds=60, answer_tokens_max=64) as client,
     ):
         return await ask_suite(load_suite(policy), VERSIONS, client)
 

@@ -39,7 +39,7 @@ class Running:
         headers = fields.pop("headers", {})
         return await self.client.post("/v1/chat/completions", json={**body, **fields}, headers=headers)
 
-    async def rows(self, count: int, *, seconds: float = 5.0) -> list[dict[str, Any]]:
+    async def rows(self, count: int, *, seconds: float = 60.0) -> list[dict[str, Any]]:
         """The completions in the record, once there are `count` of them."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:

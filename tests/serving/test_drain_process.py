@@ -71,7 +71,7 @@ async def test_a_writer_that_is_full_has_room_again_once_the_other_process_store
         for number in range(30):
             if number % 10 == 0:
                 await until_recorded(database, number)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while spool.depth_bytes:
                         await asyncio.sleep(0.01)
             spool.append(COMPLETION, a_record(f"chatcmpl-{number:02}"))

@@ -109,7 +109,7 @@ async def test_feedback_outlives_an_outage_and_says_where_it_is(
         state = f"/v1/feedback/{given.json()['feedback_id']}"
         assert (await running.client.get(state)).json()["status"] == "spooled"
         await mend()
-        for _ in range(150):
+        for _ in range(600):
             if (await running.client.get(state)).json()["status"] == "stored":
                 break
             await asyncio.sleep(0.1)
@@ -136,7 +136,7 @@ async def test_feedback_that_waits_at_one_gateway_is_shown_and_taken_back_at_ano
         assert (await other.client.get("/v1/feedback/feedback-unknown")).status_code == 404
         assert (await other.client.delete(state)).status_code == 202
         await mend()
-        for _ in range(300):
+        for _ in range(600):
             if (await other.client.get(state)).json()["status"] == "retracted":
                 break
             await asyncio.sleep(0.1)
@@ -171,7 +171,7 @@ async def test_a_metric_may_be_used_as_soon_as_the_policy_declares_it(running: R
         change = {"feedback": {"metrics": {"stars": stars}, "allowed_origins": ["https://shop.example"]}}
         await models.change_policy(connection, PROJECT, "support", change, by="ada")
     headers = {"origin": "https://shop.example"}
-    for _ in range(100):
+    for _ in range(1000):
         if (await running.client.post("/v1/feedback", json=body, headers=headers)).status_code == 200:
             break
         await asyncio.sleep(0.05)

@@ -41,7 +41,7 @@ class Application:
         async with self.running.database.begin() as connection:
             _, key = await keys.create(connection, role=role, name="test", by="test", project=project)
         headers = {"authorization": f"Bearer {key}"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await self.running.client.get("/v1/models", headers=headers)).status_code != 200:
                 await asyncio.sleep(0.02)
         return key

@@ -140,7 +140,7 @@ async def test_when_the_upstream_fails_too_the_client_hears_of_both_and_nobody_o
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with gateway_with_upstream(
-        database, database_url, state_dir, behave=behave, upstream_first_byte_timeout_seconds=0.3
+        database, database_url, state_dir, behave=behave, upstream_first_byte_timeout_seconds=1.0
     ) as (running, upstream):
         answer = await running.ask()
         [row] = await running.rows(1)
@@ -156,7 +156,7 @@ async def test_an_upstream_that_fails_within_its_answer_ends_the_stream_with_an_
     database: Database, database_url: str, state_dir: Path, ends: fakes.Behaviour
 ) -> None:
     async with gateway_with_upstream(
-        database, database_url, state_dir, behave=ends, engine_idle_stream_timeout_seconds=0.3
+        database, database_url, state_dir, behave=ends, engine_idle_stream_timeout_seconds=1.0
     ) as (running, _):
         answer = await running.ask(stream=True)
         [row] = await running.rows(1)

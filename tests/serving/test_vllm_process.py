@@ -138,9 +138,9 @@ def test_an_engine_starts_with_adapters_ends_when_asked_and_leaves_nothing_when_
         family = psutil.Process(engine.process.pid).children(recursive=True)
         assert family
         engine.kill()
-        gone, alive = psutil.wait_procs(family, timeout=5)
+        gone, alive = psutil.wait_procs(family, timeout=60)
         assert not alive, "an orphaned engine core keeps the port and the memory"
         assert os.getpid() not in {process.pid for process in gone}
         started = time.monotonic()
         while engine.is_healthy():
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 60
