@@ -80,7 +80,7 @@ async def completions_page(
         )
     )
     rows = [plain(row) for row in found.mappings()]
-    said = await _said_of(connection, [row["completion_id"] for row in rows])
+    said = await _said_of(connection, wanted.project, [row["completion_id"] for row in rows])
     for row in rows:
         row["feedback"] = said.get(row["completion_id"], [])
     return Page(rows, ids[limit - 1] if len(ids) > limit else None, searched)
@@ -266,13 +266,15 @@ async def _days_with_text(connection: AsyncConnection) -> set[date]:
     }
 
 
-async def _said_of(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+async def _said_of(
+    connection: AsyncConnection, project: str, ids: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
     said = feedback.c
     found = await connection.execute(
         select(
             said.completion_id, said.feedback_id, said.kind, said.name, said.value, said.comment, said.rater
         )
-        .where(said.completion_id.in_(ids), said.effective)
+        .where(said.project == project, said.completion_id.in_(ids), said.effective)
         .order_by(said.created_at)
     )
     about: dict[str, list[dict[str, Any]]] = {}

@@ -71,6 +71,7 @@ def completion_conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
         conditions.append(
             exists().where(
                 feedback.c.completion_id == there.completion_id,
+                feedback.c.project == there.project,
                 feedback.c.effective,
                 feedback.c.kind == "rating",
                 feedback.c.value == type_coerce(wanted.rating, JSONB),
@@ -124,7 +125,9 @@ def feedback_query(wanted: Wanted) -> Select[Any]:
         .select_from(feedback)
         .outerjoin(
             completions,
-            (there.completion_id == said.completion_id)
+            # Said before the answer was recorded, it may turn out to be about another project's.
+            (there.project == said.project)
+            & (there.completion_id == said.completion_id)
             & (there.day == func.completion_day(said.completion_id)),
         )
         .where(*conditions)

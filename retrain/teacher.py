@@ -105,6 +105,7 @@ async def disliked(connection: AsyncConnection, project: str, model: str, *, lim
     )
     corrected = exists().where(
         feedback.c.completion_id == completions.c.completion_id,
+        feedback.c.project == project,
         feedback.c.effective,
         feedback.c.kind == "demonstration",
     )

@@ -87,7 +87,8 @@ SELECT (feedback.created_at AT TIME ZONE 'UTC')::date AS at,
        count(*) FILTER (WHERE value = 'true') AS ups, count(*) AS votes
 FROM feedback JOIN completions USING (completion_id)
 WHERE feedback.project = :project AND feedback.created_at >= :since AND effective AND kind = 'rating'
-  AND name = 'thumbs' AND value IN ('true', 'false') AND completions.model = :model
+  AND name = 'thumbs' AND value IN ('true', 'false')
+  AND completions.project = :project AND completions.model = :model
   AND NOT starts_with(completions.key_id, :console_keys)
 GROUP BY at
 """)

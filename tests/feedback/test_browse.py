@@ -41,8 +41,8 @@ async def record(connection: AsyncConnection, *rows: Completion) -> list[str]:
 
 
 async def said(connection: AsyncConnection, completion_id: str, value: Any, **given: Any) -> str:
-    given = {"kind": "rating", "rater": "rater-a", **given}
-    one = submissions.submission(project=PROJECT, completion_id=completion_id, value=value, **given)
+    given = {"project": PROJECT, "kind": "rating", "rater": "rater-a", **given}
+    one = submissions.submission(completion_id=completion_id, value=value, **given)
     return await submissions.store(connection, one)
 
 
@@ -207,3 +207,16 @@ async def test_feedback_pages_go_on_where_the_last_one_ended(connection: AsyncCo
 async def test_a_page_of_no_sensible_length_is_refused(connection: AsyncConnection, limit: int) -> None:
     with pytest.raises(HoneError, match=f"limit = {limit}; expected 1 to 1000"):
         await browse.completions_page(connection, EVERYTHING, limit=limit)
+
+
+async def test_what_another_project_said_of_an_answer_finds_nothing_and_learns_nothing(
+    connection: AsyncConnection,
+) -> None:
+    """Nobody knew whose the answer would be when it was said: the row had not been written yet."""
+    [mine] = await record(connection, at(1, session="a talk of ours"))
+    await said(connection, mine, True, project="stranger")
+    assert ids(await browse.completions_page(connection, Wanted(PROJECT, rating=True))) == []
+    [ours] = (await browse.completions_page(connection, EVERYTHING)).rows
+    assert ours["feedback"] == []
+    [theirs] = (await browse.feedback_page(connection, Wanted("stranger"))).rows
+    assert [theirs["completion_id"], theirs["model"], theirs["about_session"]] == [mine, None, None]

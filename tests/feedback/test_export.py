@@ -145,3 +145,13 @@ async def test_unknown_columns_are_refused_with_those_that_exist(connection: Asy
 async def _again(found: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     for row in found:
         yield row
+
+
+@pytest.mark.parametrize("columns", ["sft", "kto", "dpo"])
+async def test_an_answer_of_another_project_is_exported_by_nobody_who_says_something_of_it(
+    connection: AsyncConnection, columns: str
+) -> None:
+    """Who knows its id may say something before it is recorded; its words are not theirs for that."""
+    await said(connection, True, project="stranger")
+    await said(connection, "14 days.", kind="demonstration", project="stranger")
+    assert await rows(connection, columns) == []
