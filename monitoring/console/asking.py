@@ -150,7 +150,7 @@ async def engine_for(connection: AsyncConnection, version: Adapter) -> str | Non
 
 
 async def held(connection: AsyncConnection, versions: Sequence[Adapter]) -> set[str]:
-    """The names of those versions that some engine can answer for now."""
+    """The names of those versions that some engine is ready for."""
     ready = {one.adapter_id for one in await engines.ready(connection)}
     bases = {one.base_model for one in await engines.every(connection) if one.healthy}
     return {

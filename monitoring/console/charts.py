@@ -68,18 +68,14 @@ class Bound:
     """Left edge and width of what is tolerated."""
 
 
-def scale(values: Sequence[float | None], *, among: Sequence[float] = (), symmetric: bool = False) -> Scale:
-    """Round edges around what is known and `among`; around zero when `symmetric`."""
+def scale(values: Sequence[float | None], *, among: Sequence[float] = ()) -> Scale:
+    """Round edges around what is known and `among`."""
     known = [*(value for value in values if value is not None), *among]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    if symmetric:
-        high = max(abs(low), abs(high)) or 1.0
-        low = -high
-    if high - low < 1e-9:
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-3):
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     step = _round_step((high - low) / TICKS)
-    edge = step * math.ceil(high / step - 1e-9)
-    return Scale(-edge if symmetric else step * math.floor(low / step + 1e-9), edge, step)
+    return Scale(step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9), step)
 
 
 def bars(

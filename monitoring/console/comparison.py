@@ -43,7 +43,7 @@ async def over_time(connection: AsyncConnection, experiment: Experiment) -> Sequ
         [one.high for one in seen],
         [f"{_when(one)}: {_says(one)}" for one in seen],
         show=lambda value: points(value, 0),
-        edges=charts.scale([*(one.low for one in seen), *(one.high for one in seen)], symmetric=True),
+        edges=charts.scale([*(one.low for one in seen), *(one.high for one in seen)], among=[0.0]),
         at=at,
         marks=[
             (share, f"{percent(after.share)} of people from here")

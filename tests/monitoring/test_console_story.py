@@ -90,8 +90,9 @@ async def people_like_it(database: Database, candidate: Adapter) -> None:
         rules = ExperimentPolicy(weights={CHAMPION_ARM: 0.5, CANDIDATE_ARM: 0.5})
         for met in range(60, len(units), 12):
             if met in (120, 180):
+                step = split.step + 1
                 split = await experiments.widen(
-                    connection, split, step=split.step + 1, share=0.05 * met / 60, by="hone"
+                    connection, split, step=step, share=(0.05, 0.1)[step - 1], by="hone"
                 )
             seen = asdict(decide(units[:met], rules))
             await looks.keep(connection, split, seen, at=units[met].met_at)
