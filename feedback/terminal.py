@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -29,6 +31,8 @@ EXIT_STATUSES = {
 }
 """How every command ends."""
 
+# What people wrote is shown here, too: it must not move the cursor, or rename the window, of whoever reads it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Result = TypeVar("Result")
 IDS = ("name", "adapter", "model", "version")
 PIPE_COLUMNS = 400
@@ -133,7 +137,7 @@ def actor() -> str:
 def show_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str
 ) -> None:
-    """Print rows as a table of the given columns, or whole as JSON lines."""
+    """Print rows as a table of the given columns, with tabs between them at a pipe, or whole as JSON lines."""
     if as_json:
         for row in rows:
             print(_json(row))
@@ -141,12 +145,17 @@ def show_rows(
     if not rows:
         console.print(empty)
         return
+    heads = [column.replace("_", " ") for column in columns]
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    if not console.is_terminal:
+        _print_lines([heads, *cells])
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
+    for column, head in zip(columns, heads, strict=True):
         # Ids are there to be copied: the other columns fold before one is cut.
-        table.add_column(column.replace("_", " "), no_wrap=column in IDS or column.endswith("_id"))
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_column(head, no_wrap=column in IDS or column.endswith("_id"))
+    for line in cells:
+        table.add_row(*map(escape, line))
     console.print(table)
 
 
@@ -155,10 +164,19 @@ def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(_json(row))
         return
+    cells = [[name.replace("_", " "), _cell(value)] for name, value in row.items()]
+    if not console.is_terminal:
+        _print_lines(cells)
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in row.items():
-        table.add_row(name.replace("_", " "), _cell(value))
+    for line in cells:
+        table.add_row(*map(escape, line))
     console.print(table)
+
+
+def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    for line in lines:
+        print("\t".join(" ".join(cell.split()) for cell in line), file=console.file)
 
 
 def _json(value: Any) -> str:
@@ -175,4 +193,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict | list | tuple):
         return _json(value)
-    return str(value)
+    return _CONTROL.sub("\ufffd", str(value))

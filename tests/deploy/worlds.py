@@ -108,6 +108,10 @@ class World:
 
     def __post_init__(self) -> None:
         """Put the files into the folder that the pages speak of."""
+        logs = self.folder / "state" / "logs"
+        logs.mkdir(parents=True)
+        for process in ("gateway", "worker"):
+            (logs / f"{process}.log").write_text('{"event": "started", "level": "info"}\n')
         rated = json.loads((EXPORTS / "open_webui.json").read_text())
         whole = [one for one in rated if one.get("snapshot")]
         (self.folder / "feedback-history-export.json").write_text(json.dumps(whole))

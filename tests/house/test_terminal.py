@@ -10,7 +10,7 @@ from rich.console import Console
 
 from docs.generate import is_group, sentence, walk_commands
 from feedback.settings import FeedbackSettings
-from feedback.terminal import patience
+from feedback.terminal import patience, show_one, show_rows
 from monitoring.console.app import create_app
 from monitoring.console.decide import ACTIONS
 from monitoring.settings import MonitoringSettings
@@ -82,6 +82,27 @@ def test_a_pipe_gets_no_control_characters() -> None:
     with patience(Console(file=shown), after_seconds=0.0):
         time.sleep(0.05)
     assert shown.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_people_wrote_is_shown_and_does_nothing(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    looked_at = Console(file=shown, force_terminal=terminal, no_color=True, width=200)
+    monkeypatch.setattr("feedback.terminal.console", looked_at)
+    row = {"comment": "[bold]no[/] \x1b]0;mine\x07 [/]", "number": 1}
+    show_rows([row], ("comment", "number"), as_json=False, empty="Nothing.")
+    show_one(row, as_json=False)
+    said = shown.getvalue()
+    assert said.count("[bold]no[/]") == 2
+    assert "\x1b]" not in said and "\x07" not in said
+
+
+def test_a_pipe_gets_one_line_a_row_with_tabs_between(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"adapter_id": "support--v1", "sentence": "It is\nbetter. " * 40}]
+    show_rows(rows, ("adapter_id", "sentence"), as_json=False, empty="Nothing.")
+    head, line = capsys.readouterr().out.splitlines()
+    assert head == "adapter id\tsentence"
+    assert line.split("\t") == ["support--v1", " ".join(["It is better."] * 40)]
 
 
 @pytest.mark.parametrize(("terminal", "coloured"), [(True, True), (False, False)])
