@@ -73,12 +73,11 @@ def gave_up(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
 
 
 def error_said(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
-    """The first event of a stream that says a failure, wherever it stands, if there is one."""
-    if raw.startswith(endpoint.error_event):
+    """The last event of a stream that says a failure, whatever else follows it, if there is one."""
+    at = raw.rfind(b"\n\n" + endpoint.error_event) + 2
+    if at < 2:
         at = 0
-    else:
-        at = raw.find(b"\n\n" + endpoint.error_event) + 2
-        if at < 2:
+        if not raw.startswith(endpoint.error_event):
             return None
     end = raw.find(b"\n\n", at)
     return bytes(raw[at : end if end >= 0 else len(raw)])
