@@ -142,6 +142,20 @@ def show_trials(
     show_rows(rows, columns, as_json=as_json, empty="No trials.")
 
 
+@retrain.command("reward")
+def score_answers(
+    version: Annotated[str, typer.Argument(help="Evaluated version, such as support@7.")],
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the reward model.")] = 2e-4,
+    project: Project = DEFAULT_PROJECT,
+    as_json: AsJson = False,
+) -> None:
+    """Train a reward model on people's pairs, and say whose answers it prefers. Decides nothing."""
+    from retrain.reward_run import reward
+
+    report = reward(project, version, learning_rate=learning_rate)
+    print(orjson.dumps(report).decode()) if as_json else console.print(report["sentence"])
+
+
 @retrain.command("teach")
 def ask_teacher(
     model: Model,

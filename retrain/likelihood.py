@@ -23,7 +23,7 @@ def mean_loss(recipe: Recipe, adapter: Path, rows: Sequence[Mapping[str, Any]], 
     model = PeftModel.from_pretrained(base, str(adapter)).to(device).eval()
     total, tokens = 0.0, 0
     for row in rows:
-        ids, start = _tokens(tokenizer, row)
+        ids, start = tokens_of_answer(tokenizer, row)
         if len(ids) > recipe.max_length or start >= len(ids):
             continue
         with torch.no_grad():
@@ -38,7 +38,7 @@ def mean_loss(recipe: Recipe, adapter: Path, rows: Sequence[Mapping[str, Any]], 
     return loss
 
 
-def _tokens(tokenizer: Any, row: Mapping[str, Any]) -> tuple[list[int], int]:
+def tokens_of_answer(tokenizer: Any, row: Mapping[str, Any]) -> tuple[list[int], int]:
     """Prompt and answer as served, and where the answer begins."""
     prompt = row["prompt"]
     answer = row["chosen"] if "chosen" in row else row["completion"]
