@@ -55,7 +55,7 @@ class Commands(LazyGroup):
         ),
         "canary": Mounted(
             "feedback.cli:app",
-            "Send the first step's share of traffic to an approved version. Undo with `abort`.",
+            "Send the first step's share of traffic to an approved version, or to several at once. Undo with `abort`.",
             SHIP,
         ),
         "rollout": Mounted(
