@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from tests.monitoring.consoles import a_history, a_trained_version
 from tests.retrain.rated_builders import record, taught
 
 EXPORTS = Path(__file__).parents[1] / "feedback" / "exports"
-NEWEST_VERSION = 7
+NEWEST_VERSION = 8
 NEEDED = {"approve": "candidate", "reject": "candidate", "canary": "approved", "promote": "approved"}
 """In which state a version must be for a command."""
 NEEDS_CANARY = ("abort", "pause", "rollout", "resume")
@@ -166,7 +167,8 @@ class World:
         if verb in NEEDS_CANARY:
             self.run(self._running)
         if verb in NEEDED:
-            self.run(lambda connection: self._in_state(connection, verb, words[2]))
+            for reference in filter(re.compile(r"\w+@\d+").fullmatch, words[2:]):
+                self.run(partial(self._in_state, verb=verb, reference=reference))
 
     async def _running(self, connection: AsyncConnection) -> None:
         if await experiments.of_model(connection, PROJECT, "support") is None:
@@ -174,7 +176,7 @@ class World:
             await _set_state(connection, reference, "approved")
             await shipping.start_canary(connection, PROJECT, reference, by="ada")
 
-    async def _in_state(self, connection: AsyncConnection, verb: str, reference: str) -> None:
+    async def _in_state(self, connection: AsyncConnection, *, verb: str, reference: str) -> None:
         split = await experiments.of_model(connection, PROJECT, "support")
         if split is not None and verb == "canary":
             await shipping.abort(connection, PROJECT, "support", by="ada", reason="another begins")
