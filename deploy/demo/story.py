@@ -23,8 +23,9 @@ from feedback.errors import HoneError
 EndWith = Literal["champion", "rollback"]
 
 RUN_APPEARS_SECONDS = 180.0
-RUN_ENDS_SECONDS = 900.0
-SWITCH_SECONDS = 30.0
+RUN_STALLS_SECONDS = 600.0
+"""Without a step, an answer or another phase. A slow machine may take long, as long as it gets on."""
+SWITCH_SECONDS = 60.0
 POLL_SECONDS = 1.0
 VISITS_AT_ONCE = 24
 CROWD_QUESTIONS = 3000
@@ -35,7 +36,7 @@ RECIPE: dict[str, Any] = {
     "alpha": 32,
     "max_length": 256,
     "schedule": "cosine",
-    "sft": {"learning_rate": 3e-3, "epochs": 3, "batch_size": 16},
+    "sft": {"learning_rate": 3e-3, "epochs": 4, "batch_size": 16},
     "dpo": {"learning_rate": 1e-3, "epochs": 3, "batch_size": 16, "sft_weight": 1.0},
     "kto": {"learning_rate": 2e-4, "epochs": 2, "batch_size": 16, "beta": 0.5},
 }
@@ -193,12 +194,15 @@ class Story:
     async def _follow(self, run: dict[str, Any]) -> str:
         """Watch a run to its end; returns the candidate's name."""
         with self.steps.step(f"Training ({run['method'].upper()})", done="trained and evaluated") as step:
-            deadline = time.monotonic() + RUN_ENDS_SECONDS
+            moved, before = time.monotonic(), run
             while run["status"] in ("queued", "running"):
                 step.update(*_standing(run))
-                if time.monotonic() > deadline:
+                if (run["phase"], run["progress"]) != (before["phase"], before["progress"]):
+                    moved, before = time.monotonic(), run
+                if time.monotonic() > moved + RUN_STALLS_SECONDS:
                     raise GaveUp(
-                        f"{run['run_id']} has not ended after {RUN_ENDS_SECONDS:.0f} s: `hone run list`."
+                        f"{run['run_id']} has not moved for {RUN_STALLS_SECONDS:.0f} s. `hone run show "
+                        f"{run['run_id']}` says where it stands, and `hone doctor` whether the worker runs."
                     )
                 await asyncio.sleep(POLL_SECONDS)
                 run = await self.service.read(f"/runs/{run['run_id']}")
