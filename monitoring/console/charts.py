@@ -52,7 +52,7 @@ class Line:
     ticks: tuple[str, ...]
     grid: tuple[float, ...]
     zero: float | None
-    """Height of the zero line, where it lies between the edges."""
+    """Height of the zero line, where it is drawn."""
     marks: tuple[tuple[float, str], ...] = ()
     """Moments that matter: `(x, label)`."""
 
@@ -114,12 +114,14 @@ def line(
     show: Callable[[float], str],
     edges: Scale | None = None,
     at: Sequence[float] | None = None,
+    zero: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     height: float = 170.0,
 ) -> Line:
     """A line through `values`, with a band from `lows` to `highs`; without `edges`, the values choose them.
 
     `at` says where each value lies from 0 to 1, equally far apart unless given; `marks` are such places with a label.
+    With `zero`, the line at zero is drawn.
     """
     edges = edges or scale([*values, *lows, *highs])
     places = list(at or [index / max(len(values) - 1, 1) for index in range(len(values))])
@@ -150,7 +152,7 @@ def line(
         dots,
         tuple(show(one) for one in edges.ticks),
         tuple(_round(height * (edges.high - one) / span) for one in edges.ticks),
-        _round(height * edges.high / span) if edges.low < 0 < edges.high else None,
+        _round(height * edges.high / span) if zero and edges.low <= 0 <= edges.high else None,
         tuple((_round(WIDTH * share), label) for share, label in marks),
     )
 

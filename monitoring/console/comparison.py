@@ -45,6 +45,7 @@ async def over_time(connection: AsyncConnection, experiment: Experiment) -> Sequ
         show=lambda value: points(value, 0),
         edges=charts.scale([*(one.low for one in seen), *(one.high for one in seen)], among=[0.0]),
         at=at,
+        zero=True,
         marks=[
             (share, f"{percent(after.share)} of people from here")
             for share, before, after in zip(at[1:], seen, seen[1:], strict=False)
