@@ -7,6 +7,7 @@ as safetensors, PEFT's configuration and a model card; nothing that needs unpick
 Refuses weights that are not finite, that change nothing, or that are not LoRA matrices.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,6 +34,9 @@ class Published:
 
     path: Path
     files_hash: str
+    """Of every file, as engines check them; the card in it names the run, so no two runs share it."""
+    weights_hash: str
+    """SHA-256 of the weights alone: equal for equal recipes, seeds and rows on one kind of processor."""
 
 
 def publish(trained: Path, adapters: Path, adapter_id: str, *, base_model: str, card: str) -> Published:
@@ -51,7 +55,9 @@ def publish(trained: Path, adapters: Path, adapter_id: str, *, base_model: str, 
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         sync_directory(adapters, files=False)
-    return Published(target, files_hash(target))
+    with (target / WEIGHTS).open("rb") as weights:
+        weights_hash = hashlib.file_digest(weights, "sha256").hexdigest()
+    return Published(target, files_hash(target), weights_hash)
 
 
 def _stage(trained: Path, staging: Path, base_model: str, card: str) -> None:

@@ -63,6 +63,18 @@ def test_the_hash_covers_every_file(tiny_adapters: tuple[Path, Path], tmp_path: 
     assert published("a", "x") == published("b", "x") != published("c", "y")
 
 
+def test_two_runs_with_equal_weights_have_one_weights_hash(
+    tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A card names its run, so the hash of all files tells runs apart; that of the weights compares them."""
+    one, again, other = (
+        publish(trained, tmp_path, f"support--v{n}-0a1b2c3d", base_model="acme/base", card=f"run {n}")
+        for n, trained in enumerate((tiny_adapters[0], tiny_adapters[0], tiny_adapters[1]))
+    )
+    assert one.weights_hash == again.weights_hash != other.weights_hash
+    assert one.files_hash != again.files_hash
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
