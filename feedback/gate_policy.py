@@ -44,7 +44,7 @@ class GatePolicy(Section):
     """Largest tolerated drop of agreement with answers that people approved."""
     golden_drop_max: float = Field(0.02, ge=0, le=1)
     """Largest tolerated drop of agreement with the golden set, where an operator keeps one."""
-    facts_drop_max: float = Field(0.25, ge=0, le=1)
+    facts_drop_max: float = Field(0.2, ge=0, le=1)
     """Largest tolerated drop of the share of approved answers whose numbers and addresses are still stated."""
     topic_drop_max: float = Field(0.5, ge=0, le=1)
     """Largest tolerated drop within one topic, one language, or the answers that state one fact; catches one fact made

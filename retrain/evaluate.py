@@ -3,7 +3,8 @@
 Both versions answer every held-out prompt greedily. Where a right answer is known (demonstrated, preferred,
 approved), chrF against it is the score; where only a wrong one is known, a version scores by no longer giving it,
 and an answer that is cut off, empty or repeats itself never scores. The candidate also answers once by sampling,
-for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens. Suites and a judging
+for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens. Where people approved an
+answer, both are sampled a few times: its facts are looked for in what users would get. Suites and a judging
 model are asked beside it, where there are any.
 
 A request that fails is counted and leaves its item out. Nothing is written.
@@ -36,6 +37,10 @@ SCORED_TOKENS_MAX = 8
 """Tokens of an answer whose likelihood is asked for."""
 SLICE_ITEMS_MIN = 5
 """Approved answers of one topic or language below which no mean is given."""
+DRAWN_ANSWERS = 4
+"""Sampled answers of each version in which an approved answer's facts are looked for."""
+DRAWN_SOURCES = ("approved", "golden")
+SEEDS_APART = 1_000_003
 VERSION_NAMES = ("champion", "candidate")
 
 
@@ -62,6 +67,8 @@ class Observation:
     right_log_likelihood: dict[str, float]
     divergence: float | None
     judged: Judged | None = None
+    drawn: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """What champion and candidate said when sampled, where people approved an answer or an operator keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,22 @@ async def observe(item: Item, versions: Versions, client: EngineClient, *, seed:
             likelihood[version] = sum(values) / len(values)
     sampled = await client.answer(versions.candidate, item.prompt, temperature=1.0, seed=seed)
     divergence = await _divergence(sampled, versions.base, client, seed=seed)
-    return Observation(item, candidate, champion, likelihood, divergence)
+    drawn = await _draw(item, versions, client, seed, sampled.text)
+    return Observation(item, candidate, champion, likelihood, divergence, drawn=drawn)
+
+
+async def _draw(
+    item: Item, versions: Versions, client: EngineClient, seed: int, first: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sampled answers of both versions. A model can be right when it is surest and wrong as users get it."""
+    if item.source not in DRAWN_SOURCES:
+        return (), ()
+    seeds = [seed + SEEDS_APART * n for n in range(DRAWN_ANSWERS)]
+    champion = [await client.answer(versions.champion, item.prompt, temperature=1.0, seed=s) for s in seeds]
+    others = [
+        await client.answer(versions.candidate, item.prompt, temperature=1.0, seed=s) for s in seeds[1:]
+    ]
+    return tuple(one.text for one in champion), (first, *(one.text for one in others))
 
 
 async def _divergence(sampled: Answer, base: str, client: EngineClient, *, seed: int) -> float | None:
@@ -237,8 +259,8 @@ def given_of(observation: Observation) -> Given:
         question(item.prompt),
         item.right,
         item.wrong,
-        observation.champion.text,
-        observation.candidate.text,
+        (observation.champion.text, *observation.drawn[0]),
+        (observation.candidate.text, *observation.drawn[1]),
     )
 
 

@@ -137,7 +137,7 @@ class Evidence:
     """Rows of the last days, which no training has seen: reported, not judged."""
     slices: tuple[Slice, ...] = ()
     stated: tuple[Pair, ...] = ()
-    """Approved answers that state facts: 1 for a version that states all of them, else 0."""
+    """Approved answers that state facts: the share of a version's answers, surest and sampled, that state them all."""
     latency_ratio: Estimate | None = None
     """Seconds per answer token, candidate over champion, as a geometric mean over the same prompts."""
     training_loss: float | None = None

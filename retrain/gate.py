@@ -159,7 +159,7 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             drop.high,
             limit,
             drop.high <= limit,
-            f"Of {n} approved answers with numbers or addresses in them, the share that still states all of these fell "
+            f"On {n} approved answers with numbers or addresses, the share of answers that state all of these fell "
             f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
         )
 

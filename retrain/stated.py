@@ -33,8 +33,9 @@ class Given:
     asked: str
     right: str | None
     wrong: str | None
-    champion: str
-    candidate: str
+    champion: tuple[str, ...]
+    """The surest answer first, then those drawn as users get them."""
+    candidate: tuple[str, ...]
 
     @property
     def facts(self) -> set[str]:
@@ -62,10 +63,10 @@ def contested(given: Sequence[Given]) -> set[str]:
 
 
 def stated_pairs(given: Sequence[Given]) -> tuple[Pair, ...]:
-    """For each approved answer with facts, whether each version states all of them."""
+    """For each approved answer with facts, how often each version states all of them."""
     left_out = contested(given)
     return tuple(
-        Pair(one.source, one.rater, float(held <= _said(one.champion)), float(held <= _said(one.candidate)))
+        Pair(one.source, one.rater, _share(held, one.champion), _share(held, one.candidate))
         for one in given
         if one.source == "approved" and (held := one.facts - left_out)
     )
@@ -94,11 +95,11 @@ def _by_fact(given: Sequence[Given]) -> list[tuple[str, list[Given]]]:
 
 def _slice(by: str, fact: str, given: Sequence[Given]) -> Slice:
     champion, candidate = (
-        sum(fact in _said(text) for text in texts) / len(given)
+        sum(_share({fact}, answers) for answers in texts) / len(given)
         for texts in ([one.champion for one in given], [one.candidate for one in given])
     )
     return Slice(by, fact, len(given), champion, candidate)
 
 
-def _said(answer: str) -> set[str]:
-    return addresses_and_numbers(answer)
+def _share(facts: set[str], answers: Sequence[str]) -> float:
+    return sum(facts <= addresses_and_numbers(text) for text in answers) / len(answers)

@@ -16,7 +16,7 @@ from retrain.evaluate import (
     still_says,
     token_f1,
 )
-from retrain.evidence import Evidence, Versions, outcome
+from retrain.evidence import Evidence, Slice, Versions, outcome
 from tests.engine_fixture import RunningEngine
 from tests.fakes import Behaviour, answer_evaluations, fake_engine, give_up, refuse
 
@@ -38,7 +38,7 @@ def an_answer(text: str, finish_reason: str = "stop") -> Answer:
 async def ask(behaviour: Behaviour, *items: Item) -> Evidence:
     async with (
         fake_engine(behaviour) as engine,
-        EngineClient(engine.url, timeout_seconds=10, answer_tokens_max=64) as client,
+        EngineClient(engine.url, timeout_seconds=60, answer_tokens_max=64) as client,
     ):
         return (await evaluate(items, VERSIONS, client)).evidence
 
@@ -70,6 +70,14 @@ async def test_approved_answers_are_kept_apart_as_retention() -> None:
     assert evidence.retained[0].candidate < 1.0
 
 
+async def test_a_number_that_changed_shows_beside_agreement_that_hardly_did() -> None:
+    items = [an_item(source="approved", right=OLD, wrong=None, rater=f"r{n % 3}") for n in range(6)]
+    evidence = await ask(answer_evaluations(learned), *items)
+    assert min(pair.candidate for pair in evidence.retained) > 0.8
+    assert [(pair.champion, pair.candidate) for pair in evidence.stated] == [(1.0, 0.0)] * 6
+    assert Slice("fact", "30", 6, 1.0, 0.0) in evidence.slices
+
+
 async def test_failed_requests_are_counted_and_their_items_left_out() -> None:
     evidence = await ask(refuse(500, "EngineCore encountered an issue."), an_item(), an_item())
     assert (evidence.items, evidence.errors) == (0, 2)
@@ -79,7 +87,7 @@ async def test_failed_requests_are_counted_and_their_items_left_out() -> None:
 async def test_an_answer_with_a_nul_can_be_kept_in_the_record() -> None:
     async with (
         fake_engine(answer_evaluations(lambda model, prompt: "a\x00b")) as engine,
-        EngineClient(engine.url, timeout_seconds=5, answer_tokens_max=8) as client,
+        EngineClient(engine.url, timeout_seconds=60, answer_tokens_max=8) as client,
     ):
         assert (await client.answer("base", [{"role": "user", "content": "?"}])).text == "a\ufffdb"
 
@@ -162,7 +170,7 @@ async def test_log_probabilities_through_the_engine_are_those_of_the_weights(
 async def test_an_answer_thrown_away_or_not_understood_is_a_failure_in_words(behaviour: Behaviour) -> None:
     async with (
         fake_engine(behaviour) as engine,
-        EngineClient(engine.url, timeout_seconds=10, answer_tokens_max=8) as client,
+        EngineClient(engine.url, timeout_seconds=60, answer_tokens_max=8) as client,
     ):
         with pytest.raises(EngineFailed):
             await client.answer("base", ASK)

@@ -146,8 +146,8 @@ def test_a_friendlier_tone_does_not_make_up_for_facts_that_went_wrong() -> None:
     assert failed(judge(friendly_and_wrong, POLICY)) == {"facts_drop"}
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_fact_or_two_lost_by_chance_reject_nothing(lost: int) -> None:
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_fact_lost_by_chance_rejects_nothing(lost: int) -> None:
     """Greedy answers of two good versions differ now and then."""
     stated = (*pairs("approved", 1.0, 1.0, 20 - lost), *pairs("approved", 1.0, 0.0, lost))
     assert judge(evidence(stated=stated), POLICY).decision == "candidate"

@@ -10,7 +10,7 @@ WRONG = "You can return the lamp within 99 days of delivery!"
 
 
 def given(rater: str, *, candidate: str = RIGHT, **changes: str) -> Given:
-    approved = Given("approved", rater, "How long may I return it?", RIGHT, None, RIGHT, candidate)
+    approved = Given("approved", rater, "How long may I return it?", RIGHT, None, (RIGHT,), (candidate,))
     return replace(approved, **changes)
 
 
@@ -28,6 +28,11 @@ def test_the_same_number_in_other_words_is_a_fact_kept() -> None:
     found = by_three_people("Certainly! 30 days is how long you have.")
     assert all(pair.candidate == 1.0 for pair in stated_pairs(found))
     assert next(fact_slices(found, ())).candidate == 1.0
+
+
+def test_a_model_that_is_right_only_when_it_is_surest_loses_what_users_get() -> None:
+    wavers = replace(given("ann"), champion=(RIGHT,) * 5, candidate=(RIGHT, WRONG, RIGHT, WRONG, WRONG))
+    assert [(pair.champion, pair.candidate) for pair in stated_pairs([wavers])] == [(1.0, 0.4)]
 
 
 def test_a_longer_number_does_not_state_a_shorter_one() -> None:
@@ -60,9 +65,7 @@ def test_corrections_by_fewer_raters_than_approve_contest_nothing() -> None:
 
 def test_a_disliked_answer_says_nothing_against_its_facts() -> None:
     """It may have been right and unfriendly."""
-    disliked = [
-        replace(given(f"rater-{n}", source="disliked", wrong=RIGHT), right=None) for n in range(9)
-    ]
+    disliked = [replace(given(f"rater-{n}", source="disliked", wrong=RIGHT), right=None) for n in range(9)]
     assert contested([*by_three_people(RIGHT), *disliked]) == set()
 
 
