@@ -194,15 +194,6 @@ async def of_model(connection: AsyncConnection, project: str, model: str) -> lis
     return [Adapter(**row._mapping) for row in await connection.execute(query)]
 
 
-async def names(connection: AsyncConnection, project: str, model: str) -> dict[str, str]:
-    """The name of everything that may answer for a model, null adapters too, by adapter id."""
-    return {
-        one.adapter_id: one.name
-        for one in await every(connection)
-        if (one.project, one.model) == (project, model)
-    }
-
-
 async def every(connection: AsyncConnection) -> list[Adapter]:
     """Every version of every model, oldest first, and null adapters before them."""
     query = select(adapters).order_by(adapters.c.project, adapters.c.model, adapters.c.version)

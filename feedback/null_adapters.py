@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import audit
-from feedback.adapters import AUTOMATIC_ACTOR, CONTROL, Adapter, by_id, champion
+from feedback.adapters import AUTOMATIC_ACTOR, CONTROL, Adapter, by_id, champion, every
 from feedback.database import notify_registry
 from feedback.experiments import CHAMPION_ARM
 from feedback.exposure_tables import null_adapters
@@ -97,6 +97,12 @@ async def of_model(connection: AsyncConnection, project: str, model: str) -> lis
         adapters.c.project == project, adapters.c.model == model, adapters.c.state == CONTROL
     )
     return list(await connection.scalars(query))
+
+
+async def names(connection: AsyncConnection, project: str, model: str) -> dict[str, str]:
+    """The name of everything that may answer for a model, versions and null adapters, by adapter id."""
+    everything = await every(connection)
+    return {one.adapter_id: one.name for one in everything if (one.project, one.model) == (project, model)}
 
 
 async def _take_place(connection: AsyncConnection, beside: Adapter, null: Adapter) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from feedback import adapters, audit, evaluations, evidence_page, experiments, rollouts, runs, shipping
+from feedback import (
+    adapters,
+    audit,
+    evaluations,
+    evidence_page,
+    experiments,
+    rollouts,
+    runs,
+    shipping,
+)
 from feedback.adapters import Adapter
 from feedback.errors import IllegalMove, NotFound
 from monitoring.console import comparison, gate_plots, standing

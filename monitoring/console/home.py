@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments, models, rollouts
+from feedback import experiments, models, null_adapters, rollouts
 from feedback.database import Database
 from feedback.models import Model
 from feedback.tables import projects
@@ -33,7 +33,7 @@ async def home(page: Seen) -> Response:
     return page.show(
         "home.html",
         champion=champion,
-        names=await adapters.names(connection, page.project, model.model),
+        names=await null_adapters.names(connection, page.project, model.model),
         waiting=standing.waiting(versions),
         experiment=experiment,
         rollout=None if experiment is None else await rollouts.of(connection, experiment.experiment_id),

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from feedback import adapters, audit, datasets, engines, runs
+from feedback import adapters, audit, datasets, engines, null_adapters, runs
 from feedback.adapters import Adapter
 from feedback.runs import Run
 from monitoring.console import standing
@@ -28,7 +28,7 @@ async def timeline(page: Seen) -> Response:
     return page.show(
         "model.html",
         versions=versions,
-        names=await adapters.names(page.connection, page.project, page.model.model),
+        names=await null_adapters.names(page.connection, page.project, page.model.model),
         back=next((one for one in versions if one.adapter_id == champion.replaces), None),
     )
 
