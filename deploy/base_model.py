@@ -46,7 +46,14 @@ async def choose_base_model(
 
 def _path_or_name(asked: str) -> str:
     path = Path(asked).expanduser()
-    return str(path.absolute()) if path.exists() else asked
+    if path.exists():
+        return str(path.absolute())
+    if asked.startswith(("/", ".", "~")):
+        raise HoneError(
+            f"There is no model at '{asked}': the directory does not exist. Expected a directory with config.json and "
+            "safetensors files, or a name on the Hugging Face hub such as Qwen/Qwen3-0.6B."
+        )
+    return asked
 
 
 async def _build_demo_model(directory: Path, steps: Steps) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sqlalchemy.exc import DBAPIError
 
 from deploy import record, services, state
 from deploy.base_model import choose_base_model
@@ -27,7 +28,8 @@ from deploy.process import Backoff, Child, Service
 from deploy.progress import Step, Steps, say
 from deploy.settings import Settings
 from deploy.welcome import welcome
-from feedback.database import Database, migrate
+from feedback.database import Database, migrate, parse_url, why_unusable
+from feedback.errors import HoneError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -126,7 +128,12 @@ class _Up:
                 await self._embedded_database(step)
             url = self.settings.feedback.resolve_database_url()
             step.update("migrating")
-            await asyncio.to_thread(migrate, url)
+            try:
+                await asyncio.to_thread(migrate, url)
+            except (OSError, DBAPIError) as error:
+                if (reason := why_unusable(error)) is None:
+                    raise
+                raise _unusable(url, reason) from error
         return url
 
     async def _embedded_database(self, step: Step) -> None:
@@ -201,3 +208,10 @@ class _Up:
                     with steps.step(f"Stopping {name}", done="stopped"):
                         await self.children[name].stop()
         sys.stdout.flush()
+
+
+def _unusable(url: str, reason: str) -> HoneError:
+    return HoneError(
+        f"The database at {parse_url(url).render_as_string(hide_password=True)} cannot be used: {reason}. Start it, "
+        "correct HONE_DATABASE_URL, or leave that out: `hone up` then runs a database of its own."
+    )

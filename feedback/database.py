@@ -13,7 +13,7 @@ import asyncpg
 import orjson
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from feedback.errors import HoneError
@@ -21,6 +21,10 @@ from feedback.errors import HoneError
 REGISTRY_CHANNEL = "hone_registry"
 SCHEMA_LOCK = 0x686F6E65
 WORKER_LOCK = 0x686F6E66
+
+
+UNUSABLE = ("08", "28", "3D", "53", "57")
+"""Classes of SQLSTATE: connection, who may log in, which database, resources, operator intervention."""
 
 
 class Database:
@@ -95,6 +99,16 @@ def parse_url(url: str) -> URL:
             "Hone keeps its record in PostgreSQL 15 or newer: postgresql://user:password@host/name."
         )
     return parsed.set(drivername="postgresql+asyncpg")
+
+
+def why_unusable(error: OSError | DBAPIError) -> str | None:
+    """What keeps the database from being used at all; None where it refused no more than what it was asked."""
+    if isinstance(error, OSError):
+        return str(error) or "it did not answer in time"
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if not isinstance(error, OperationalError) and sqlstate[:2] not in UNUSABLE:
+        return None
+    return str((error.orig.__cause__ or error.orig) if error.orig else error)
 
 
 async def notify_registry(connection: AsyncConnection, payload: str) -> None:

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback.database import Database
+from feedback.database import Database, why_unusable
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 
@@ -93,12 +93,13 @@ def with_database(work: Callable[[Database], Awaitable[Result]], *, shows_itself
     try:
         with nullcontext() if shows_itself else patience():
             return asyncio.run(connected())
-    except (OSError, OperationalError) as error:
-        raise HoneError(
-            f"The database does not answer: {error}. Is the service up? `hone doctor` looks."
-        ) from error
-    except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) != "42P01":
+    except (OSError, DBAPIError) as error:
+        if (reason := why_unusable(error)) is not None:
+            raise HoneError(
+                f"The database cannot be used: {reason}. Is the service up, and HONE_DATABASE_URL right? "
+                "`hone doctor` looks."
+            ) from error
+        if getattr(getattr(error, "orig", None), "sqlstate", None) != "42P01":
             raise
         raise HoneError("The database has no tables of Hone yet. `hone up` creates them.") from error
 

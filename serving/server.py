@@ -3,7 +3,6 @@
 SIGTERM and SIGINT close the listening socket and let answers under way finish, for as long as the settings allow.
 """
 
-import asyncio
 import gc
 import ipaddress
 import signal
@@ -12,9 +11,9 @@ import socket
 import uvicorn
 
 from feedback import keys
-from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
+from feedback.terminal import in_record
 from serving.app import create_app
 from serving.fast_lane import FastLane
 from serving.settings import ServingSettings
@@ -29,10 +28,14 @@ def serve(settings: ServingSettings, record: FeedbackSettings) -> None:
     """Listen and answer; returns when the last answer is out.
 
     Raises:
-        HoneError: the address is taken, or is open to others while no key exists.
+        HoneError: the database cannot be used, the address is taken, or is open to others while no key exists.
     """
-    if not is_loopback(settings.gateway_host):
-        asyncio.run(_require_a_key(settings, record))
+    known = in_record(keys.active)
+    if not is_loopback(settings.gateway_host) and not known:
+        raise HoneError(
+            f"gateway_host = '{settings.gateway_host}' is open to other machines, but no API key exists. "
+            "Make one with `hone key create --role admin` first, or listen on 127.0.0.1."
+        )
     listener = listen(settings.gateway_host, settings.gateway_port)
     server = configure(settings, record)
     # What is imported stays: the collector need not look at it again, nor as often as after every 700 new objects.
@@ -90,12 +93,3 @@ def is_loopback(host: str) -> bool:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-async def _require_a_key(settings: ServingSettings, record: FeedbackSettings) -> None:
-    async with Database(record.resolve_database_url()) as database, database.begin() as connection:
-        if not await keys.active(connection):
-            raise HoneError(
-                f"gateway_host = '{settings.gateway_host}' is open to other machines, but no API key exists. "
-                "Make one with `hone key create --role admin` first, or listen on 127.0.0.1."
-            )

@@ -4,10 +4,12 @@ import io
 
 import pytest
 from rich.console import Console
+from sqlalchemy.engine import make_url
 
-from feedback import terminal
+from feedback import keys, terminal
+from feedback.errors import HoneError
 from feedback.ids import new_id
-from feedback.terminal import show_rows
+from feedback.terminal import in_record, show_rows
 
 ROW = {
     "run_id": new_id("run"),
@@ -32,3 +34,15 @@ def test_a_listing_in_a_pipe_has_a_line_for_each_row(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(terminal.console, "file", said)
     show_rows([ROW], tuple(ROW), as_json=False, empty="")
     assert [len(said.getvalue().splitlines()), ROW["says"] in said.getvalue()] == [2, True]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"database": "none_such"}, {"port": 9}, {"username": "nobody", "password": "x"}]
+)
+def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
+    database_url: str, wrong: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_url(database_url).set(**wrong)  # type: ignore[arg-type]
+    monkeypatch.setenv("HONE_DATABASE_URL", url.render_as_string(hide_password=False))
+    with pytest.raises(HoneError, match=r"The database cannot be used: .+ `hone doctor` looks\."):
+        in_record(keys.active)
