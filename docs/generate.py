@@ -325,26 +325,28 @@ def errors_page() -> str:
 
 ERRORS_INTRODUCTION = """# Errors
 
-On `/v1` an error is `{"error": {"message", "type", "param", "code"}}`, so OpenAI's SDKs raise their usual exceptions. Under
-`/admin` it is a problem detail (RFC 9457, `application/problem+json`). The message says what happened with the value, what
-was expected and what to do; `code` is for programs.
+On `/v1` an error is `{"error": {"message", "type", "param", "code"}}`, so OpenAI's SDKs raise their usual
+exceptions. Under `/admin` it is a problem detail (RFC 9457, `application/problem+json`). The message says what
+happened with the value, what was expected and what to do; `code` is for programs.
 
 ## Whose failure it is
 
-Every completion that failed has a class: in the record (`error_class`), in [hone_errors_total](metrics.md#hone_errors_total)
-and in the log. The guardrails go by it.
+Every completion that failed has a class: in the record (`error_class`), in
+[hone_errors_total](metrics.md#hone_errors_total) and in the log. The guardrails go by it.
 """
 
-ERRORS_OF_ENGINES = """An engine's refusal without a code of ours is classified by its status: 4xx is the caller's, but 408, 425 and 429 are the
-infrastructure's, as 502, 503 and 504 are; 500 is the model's, unless the engine says that its core has died; any other is
-unknown. Answers that vLLM refuses to write because their numbers are not finite are the model's, with whatever status. A
-request that is the caller's failure is recorded without what it asked.
+ERRORS_OF_ENGINES = """An engine's refusal without a code of ours is classified by its status: 4xx is the
+caller's, but 408, 425 and 429 are the infrastructure's, as 502, 503 and 504 are; 500 is the model's, unless the
+engine says that its core has died; any other is unknown. Answers that vLLM refuses to write because their
+numbers are not finite are the model's, with whatever status. A request that is the caller's failure is recorded
+without what it asked.
 """
 
 ERRORS_ELSEWHERE = """## Other refusals
 
-400 and 422 name the field in `param`. 403 is a key whose role does not allow this, 404 something that the key's project does
-not have, 409 a move that the state does not allow. What the engine itself refuses is passed on with its own words and status.
+400 and 422 name the field in `param`. 403 is a key whose role does not allow this, 404 something that the key's
+project does not have, 409 a move that the state does not allow. What the engine itself refuses is passed on
+with its own words and status.
 
 On the command line a mistake is one sentence on standard error and exit status 2."""
 
