@@ -42,9 +42,19 @@ def cost(
         show_one(found, as_json=True)
         return
     answers = ("name", "requests", "failed", "prompt_tokens", "output_tokens", "engine_seconds", "cost")
-    show_rows([_answers(one, found) for one in found["versions"]], answers, as_json=False, empty="Nobody asked anything in this time.")
+    show_rows(
+        [_answers(one, found) for one in found["versions"]],
+        answers,
+        as_json=False,
+        empty="Nobody asked anything in this time.",
+    )
     runs = ("run_id", "name", "state", "rows", "training_seconds", "evaluation_seconds", "cost", "lift")
-    show_rows([_run(one, found) for one in found["improvements"]], runs, as_json=False, empty="No run began in this time.")
+    show_rows(
+        [_run(one, found) for one in found["improvements"]],
+        runs,
+        as_json=False,
+        empty="No run began in this time.",
+    )
     console.print(
         f"Together: {found['engine_seconds']:.1f} s of engines, {found['training_seconds']:.1f} s of training, "
         f"{_amount(found['cost'], found)}."
