@@ -79,9 +79,7 @@ async def newest(
         .where(allocations.c.experiment_id.in_(experiment_ids))
         .group_by(allocations.c.experiment_id, allocations.c.slice)
     )
-    query = select(allocations).where(
-        tuple_(allocations.c.experiment_id, allocations.c.allocation).in_(last)
-    )
+    query = select(allocations).where(tuple_(allocations.c.experiment_id, allocations.c.allocation).in_(last))
     found: dict[str, dict[Slice, Allocation]] = {}
     for row in await connection.execute(query):
         found.setdefault(row.experiment_id, {})[row.slice] = _read(row)
