@@ -97,7 +97,7 @@ def restore(source: Path) -> int:
         taken = [name for name in FOLDERS if (directory / name).exists()]
         if taken:
             raise HoneError(
-                f"{directory} already has {', '.join(taken)}. Restore into an empty directory: --state-dir, or "
+                f"{directory} already has {', '.join(taken)}. Restore into an empty directory: name one in "
                 "HONE_STATE_DIR."
             )
         with steps.step("Database", done="restored"), _database(settings, directory) as url:
