@@ -36,7 +36,7 @@ RECIPE: dict[str, Any] = {
     "alpha": 32,
     "max_length": 256,
     "schedule": "cosine",
-    "sft": {"learning_rate": 3e-3, "epochs": 4, "batch_size": 16},
+    "sft": {"learning_rate": 3e-3, "epochs": 5, "batch_size": 16},
     "dpo": {"learning_rate": 1e-3, "epochs": 3, "batch_size": 16, "sft_weight": 1.0},
     "kto": {"learning_rate": 2e-4, "epochs": 2, "batch_size": 16, "beta": 0.5},
 }
