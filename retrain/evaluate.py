@@ -237,6 +237,7 @@ def summarise(
         newest=tuple(pair_of(o) for o in observed if o.item.split == "time_forward"),
         slices=(*_slices(approved), *fact_slices(given, [given_of(o) for o in golden])),
         stated=stated_pairs(given),
+        golden_stated=stated_pairs([given_of(o) for o in golden]),
         latency_ratio=_latency_ratio(held_out),
         suites=tuple(suites),
     )

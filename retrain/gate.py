@@ -152,16 +152,21 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
 
 
 def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
-    if (n := len(evidence.stated)) >= STATED_ITEMS_MIN:
-        drop, limit = estimate([p.champion - p.candidate for p in evidence.stated]), policy.facts_drop_max
-        yield Check(
-            "facts_drop",
-            drop.high,
-            limit,
-            drop.high <= limit,
-            f"On {n} approved answers with numbers or addresses, the share of answers that state all of these fell "
-            f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
-        )
+    limit = policy.facts_drop_max
+    for name, what, pairs in (
+        ("facts_drop", "approved answers", evidence.stated),
+        ("golden_facts_drop", "answers of the golden set", evidence.golden_stated),
+    ):
+        if (n := len(pairs)) >= STATED_ITEMS_MIN:
+            drop = estimate([pair.champion - pair.candidate for pair in pairs])
+            yield Check(
+                name,
+                drop.high,
+                limit,
+                drop.high <= limit,
+                f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
+                f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
+            )
 
 
 def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:

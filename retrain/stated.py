@@ -63,12 +63,12 @@ def contested(given: Sequence[Given]) -> set[str]:
 
 
 def stated_pairs(given: Sequence[Given]) -> tuple[Pair, ...]:
-    """For each approved answer with facts, how often each version states all of them."""
+    """For each approved or golden answer with facts, how often each version states all of them."""
     left_out = contested(given)
     return tuple(
         Pair(one.source, one.rater, _share(held, one.champion), _share(held, one.candidate))
         for one in given
-        if one.source == "approved" and (held := one.facts - left_out)
+        if one.source in ("approved", "golden") and (held := one.facts - left_out)
     )
 
 

@@ -147,7 +147,13 @@ async def recipes(bench: Bench, trials: Sequence[Trial]) -> bool:
         recipe = SHARED | {"seed": bench.seed} | trial.recipe
         async with bench.one_at_a_time:
             lesson = await plan(
-                bench.shop, trial.said(asked), trial.method, recipe, policy=POLICY, rows=trial.rows
+                bench.shop,
+                trial.said(asked),
+                trial.method,
+                recipe,
+                policy=POLICY,
+                rows=trial.rows,
+                kept=golden_set(TOPIC_NAMES) if trial.says is None else (),
             )
         outcome = await bench.prove(lesson, trial.name)
         expected = "candidate" if trial.stable else "rejected"

@@ -23,7 +23,7 @@ UNDEFENDED = TrainingPolicy.model_validate(
     }
 )
 DEFENDED = TrainingPolicy(time_forward_days=0)
-GOLDEN_PER_TOPIC = 2
+GOLDEN_PER_TOPIC = 4
 
 
 def in_the_shop(attack: Attack, visits: Sequence[Asked]) -> Attack:

@@ -109,6 +109,10 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
         ({"slices": (Slice("fact", "30", 6, 1.0, 0.0),)}, "fact_drop"),
         ({"slices": (Slice("golden_fact", "30", 2, 1.0, 0.0),)}, "golden_fact_drop"),
         ({"stated": (*pairs("approved", 1.0, 1.0, 16), *pairs("approved", 1.0, 0.0, 4))}, "facts_drop"),
+        (
+            {"golden_stated": (*pairs("golden", 1.0, 1.0, 20), *pairs("golden", 1.0, 0.0, 6))},
+            "golden_facts_drop",
+        ),
         ({"kl_to_base": Estimate(50, 2.8, 2.4, 3.2)}, "kl_to_base"),
         ({"latency_ratio": Estimate(50, 2.4, 2.2, 2.6)}, "latency_ratio"),
         ({"held_out_loss": 3.0}, "overfit_gap"),
