@@ -141,7 +141,9 @@ experiments = Table(
     Column("verdict", JSONB, comment="The newest monitoring.verdict.Verdict."),
     Column("outcome", Text, comment="promoted, aborted or superseded; NULL while running."),
     Column("reason", Text),
-    Column("allocation", Text, comment="How several arms share people; NULL: one candidate, one growing share."),
+    Column(
+        "allocation", Text, comment="How several arms share people; NULL: one candidate, one growing share."
+    ),
     Column("uniform_share", Double, nullable=False, server_default="1", comment="Units that decide, of all."),
     moment("started_at"),
     moment("step_started_at"),

@@ -46,7 +46,9 @@ verdict_looks = Table(
     "verdict_looks",
     metadata,
     Column("experiment_id", Text, ForeignKey("experiments.experiment_id"), primary_key=True),
-    Column("minute", DateTime(timezone=True), primary_key=True, comment="The newest look of each minute is kept."),
+    Column(
+        "minute", DateTime(timezone=True), primary_key=True, comment="The newest look of each minute is kept."
+    ),
     Column("step", Integer, nullable=False),
     Column("share", Double, nullable=False, comment="The candidate's share of units."),
     Column("state", Text, nullable=False),

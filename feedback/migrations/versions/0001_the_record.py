@@ -656,9 +656,7 @@ def upgrade() -> None:
             "weight", sa.Double(), nullable=False, comment="Share of units, 0 to 1; the arms sum to 1."
         ),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column(
-            "reason", sa.Text(), nullable=True, comment="Why it was taken back before the others."
-        ),
+        sa.Column("reason", sa.Text(), nullable=True, comment="Why it was taken back before the others."),
         sa.CheckConstraint("weight >= 0 AND weight <= 1", name=op.f("ck_arms_weight")),
         sa.ForeignKeyConstraint(["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_arms_adapter_id")),
         sa.ForeignKeyConstraint(
@@ -1546,7 +1544,10 @@ def _create_summing() -> None:
         op.f("ix_exposure_changes_experiment_id"), "exposure_changes", ["experiment_id"], unique=False
     )
     counts = ("requests", "ups", "downs", "exposed", "bad", "errors")
-    says = {"requests": "Older than the maturation window.", "exposed": "Every completion, like all that follows."}
+    says = {
+        "requests": "Older than the maturation window.",
+        "exposed": "Every completion, like all that follows.",
+    }
     measures = (
         "aborted", "refused", "regenerated", "first_tokens", "log_first_token_nano", "later_tokens",
         "log_later_token_nano", "answers", "log_answer_tokens_nano",
@@ -1635,7 +1636,9 @@ def _create_summing() -> None:
     )
     op.create_table(
         "null_adapters",
-        sa.Column("adapter_id", sa.Text(), nullable=False, comment="The version that is compared with the base."),
+        sa.Column(
+            "adapter_id", sa.Text(), nullable=False, comment="The version that is compared with the base."
+        ),
         sa.Column("null_id", sa.Text(), nullable=False, comment="What answers as the base beside it."),
         sa.ForeignKeyConstraint(
             ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_null_adapters_adapter_id")
