@@ -35,6 +35,9 @@ class Buckets:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def take(self, name: str, per_minute: int, count: int = 1) -> Taken:
         """Take `count` from the bucket of `name`; more than a minute's worth at once counts as a minute's worth."""
         now, needed = self._clock(), min(count, per_minute)

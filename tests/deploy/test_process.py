@@ -19,8 +19,9 @@ import pytest
 from deploy import process
 from deploy.files import write_private
 from deploy.launch import Command, spawn
-from deploy.process import Backoff, Child, Service, end_leftover, identity, rotate
+from deploy.process import Backoff, Child, Service, end_leftover, identity
 from feedback.errors import HoneError
+from monitoring.logs import rotate
 
 BEACON = """
 import os, signal, sys, time, pathlib

@@ -1,6 +1,7 @@
 """The look at facts: what answers state, whatever their wording."""
 
 from dataclasses import replace
+from typing import Any
 
 from retrain.evidence import Slice
 from retrain.stated import Given, contested, fact_slices, stated_pairs
@@ -9,7 +10,7 @@ RIGHT = "You can return the lamp within 30 days of delivery."
 WRONG = "You can return the lamp within 99 days of delivery!"
 
 
-def given(rater: str, *, candidate: str = RIGHT, **changes: str) -> Given:
+def given(rater: str, *, candidate: str = RIGHT, **changes: Any) -> Given:
     approved = Given("approved", rater, "How long may I return it?", RIGHT, None, (RIGHT,), (candidate,))
     return replace(approved, **changes)
 

@@ -153,6 +153,11 @@ def test_served_tokens_take_the_place_of_those_that_a_preference_trainer_made(
     assert weights(whole) != weights(cut_off)
 
 
+def prepared(trainer: Any) -> list[Row]:
+    rows: list[Row] = trainer.train_dataset.to_list()
+    return rows
+
+
 def test_recorded_tokens_that_trl_would_have_made_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -169,13 +174,13 @@ def test_recorded_tokens_that_trl_would_have_made_change_nothing(tiny_model: Pat
         train_dataset=Dataset.from_list(text),
         processing_class=tokenizer,
     )
-    before = trainer.train_dataset.to_list()
+    before = prepared(trainer)
     served = [
         {**row, "prompt_token_ids": made["prompt_ids"], "output_token_ids": made["completion_ids"]}
         for row, made in zip(text, before, strict=True)
     ]
     assert put_right(trainer, served, tokenizer, 64) == len(served)
-    assert trainer.train_dataset.to_list() == before
+    assert prepared(trainer) == before
 
 
 def test_an_adapter_is_safetensors_and_configuration_only(tiny_model: Path, tmp_path: Path) -> None:

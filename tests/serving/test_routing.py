@@ -32,7 +32,7 @@ def split(share: float, salt: str = "salt") -> Experiment:
 
 def table(experiment: Experiment | None = None, **holders: tuple[str, ...]) -> RoutingTable:
     """A model with champion 1 before which 0 was champion; `v1=("gpu-0",)` says who holds what."""
-    versions = {version.version: version for version in (V0, V1, V2)}
+    versions = dict(enumerate((V0, V1, V2)))
     route = ModelRoute("shop", "support", V1, (V0,), experiment, versions)
     held = {version.adapter_id: holders.get(f"v{version.version}", ()) for version in versions.values()}
     return RoutingTable({}, {("shop", "support"): route}, held)
