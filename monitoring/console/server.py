@@ -5,8 +5,10 @@ import socket
 
 import uvicorn
 
+from feedback import keys
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
+from feedback.terminal import in_record
 from monitoring.console.app import create_app
 from monitoring.settings import MonitoringSettings
 
@@ -18,8 +20,9 @@ def serve(settings: MonitoringSettings, record: FeedbackSettings) -> None:
     """Listen and answer until SIGTERM or SIGINT.
 
     Raises:
-        HoneError: the address is taken.
+        HoneError: the database cannot be used, or the address is taken.
     """
+    in_record(lambda connection: keys.service_secret(connection, "console_session"))
     listener = listen(settings.console_host, settings.console_port)
     server = configure(settings, record)
     # uvicorn raises the signal that stopped it once more when it has stopped: by then it has been obeyed.
