@@ -102,7 +102,8 @@ def _typical(now: Outcomes, before: Outcomes, rules: WatchRules, what: Measured)
     logs, count = RATIOS[what.name]
     sums = [RatioSums.of(arm.per_unit(logs(arm)), arm.per_unit(count(arm))) for arm in (now, before)]
     if min(float(one.units) for one in sums) < rules.units_min:
-        return Finding(what.name, False, None, None, f"{what.says} not measured often enough to tell.")
+        said = f"Not measured often enough to tell: {what.name.replace('_', ' ')}."
+        return Finding(what.name, False, None, None, said)
     distance = float(sums[0].ratio - sums[1].ratio)
     # A length may shrink too far as well; a time that shrinks is no harm.
     distance = abs(distance) if what.name == "output_tokens" else distance

@@ -138,7 +138,7 @@ def _take_rater(
     if endpoint is MESSAGES and old is None and fields.get("metadata"):
         old = fields["metadata"].pop("user_id", None)
     header = headers.get(b"x-hone-rater-id")
-    rater = new if new is not None else old if old is not None else header and header.decode("latin-1")
+    rater = new if new is not None else old if old is not None else header and _text(header)
     if not rater:
         return None
     if not isinstance(rater, str) or len(rater) > RATER_ID_LENGTH_MAX:
@@ -155,7 +155,15 @@ def _session(value: bytes | None) -> str | None:
         return None
     if len(value) > SESSION_LENGTH_MAX:
         raise bad_request(f"x-hone-session-id has {len(value)} bytes; expected at most {SESSION_LENGTH_MAX}.")
-    return value.decode("latin-1")
+    return _text(value)
+
+
+def _text(value: bytes) -> str:
+    # A body says the same name in UTF-8: read otherwise here, one person would be two, and half of them never erased.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _wants_feedback(value: bytes | None) -> bool:

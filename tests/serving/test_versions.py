@@ -112,6 +112,19 @@ async def test_a_session_sticks_where_no_rater_is_named(
     assert third["unit"] == third["rater"] != "ada"
 
 
+async def test_a_person_is_one_person_whether_named_in_the_body_or_in_a_header(
+    database: Database, database_url: str, state_dir: Path
+) -> None:
+    async with (
+        fake_engine() as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        await running.ask(safety_identifier="Zoë")
+        await running.ask(headers={"x-hone-rater-id": "Zoë".encode()})
+        await running.ask(headers={"x-hone-rater-id": "Zoë".encode("latin-1")})
+        assert len({row["rater"] for row in await running.rows(3)}) == 1
+
+
 async def test_a_replica_that_lost_its_adapters_is_passed_over(
     database: Database, database_url: str, state_dir: Path
 ) -> None:
