@@ -98,14 +98,19 @@ def ibans(text: str) -> Iterator[Span]:
 def _after(text: str, start: int, count: int) -> int | None:
     """Where `count` letters and digits from `start` end; blanks and hyphens between them do not count."""
     for at in range(start, min(len(text), start + 2 * count)):
-        count -= text[at].isalnum()
+        count -= _counts(text[at])
         if not count:
             return at + 1
     return None
 
 
+def _counts(letter: str) -> bool:
+    # Elsewhere there are letters and digits, such as a raised 1, that stand for no number.
+    return letter.isascii() and letter.isalnum()
+
+
 def _mod_97(iban: str) -> int:
-    compact = "".join(filter(str.isalnum, iban)).upper()
+    compact = "".join(filter(_counts, iban)).upper()
     return int("".join(str(int(letter, 36)) for letter in compact[4:] + compact[:4])) % 97
 
 

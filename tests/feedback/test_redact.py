@@ -110,6 +110,11 @@ def test_a_placeholder_that_stands_there_already_keeps_its_number() -> None:
     )
 
 
+def test_a_digit_that_is_no_number_ends_an_account() -> None:
+    assert redacted("AT00000000000000000¹") == "AT00000000000000000¹"
+    assert redacted("to DE89 3704 0044 0532 0130 00, note ¹") == "to <IBAN_1>, note ¹"
+
+
 pieces = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=20),
     st.sampled_from(
