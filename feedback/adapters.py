@@ -218,8 +218,8 @@ async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
     """Versions that every engine of their base should hold.
 
     All that may answer or be evaluated; of each model also the former champion that a rollback would restore, and
-    the one retired last, so that taking a rollback back is as quick; and whatever answers under an `ft:` name. Not what
-    an erasure retired. A null adapter where its base is compared, or soon will be, with what it was made for.
+    the one retired last, so that taking a rollback back is as quick; the base model, which costs an engine nothing and is
+    the last to fall back to; and whatever answers under an `ft:` name. Not what an erasure retired. A null adapter where its base is compared, or soon will be, with what it was made for.
     """
     retired_for_good = select(tainted_adapters.c.adapter_id).where(tainted_adapters.c.retired_at.is_not(None))
     forgotten = set(await connection.scalars(retired_for_good))
@@ -232,7 +232,11 @@ async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
     retired = sorted((a for a in every_version if a.state == "retired"), key=lambda a: a.updated_at)
     newest = {(a.project, a.model): a.adapter_id for a in retired}.values()
     kept = replaced | set(newest) | await _with_ft_name(connection)
-    return wanted + [a for a in every_version if a.state in ("retired", "rejected") and a.adapter_id in kept]
+    return wanted + [
+        a
+        for a in every_version
+        if a.state in ("retired", "rejected") and (a.adapter_id in kept or a.version == 0)
+    ]
 
 
 async def _needed_nulls(connection: AsyncConnection, every_version: list[Adapter]) -> set[str]:

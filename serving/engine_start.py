@@ -8,6 +8,9 @@ other (API server, model inspection, engine core, worker), which is nearly all o
 inspected in the API server, and the engine core is forked from it and runs the worker inside itself. Values that the
 caller put in the environment win.
 
+On a CPU vLLM's kernels answer for the base model with an adapter's weights, once every slot is taken and both meet in a
+batch: here they are put right before the first request.
+
 On Linux no process of the engine outlives the one that started it, not even a `kill -9` of the API server: an orphaned
 engine core would keep the weights in memory and, forked, the port.
 """
@@ -48,6 +51,8 @@ def main() -> None:
     # vLLM inspects a model class it has not seen in a process of its own, to keep CUDA out of this one.
     registry = import_module("vllm.model_executor.models.registry")
     setattr(registry, "_run_in_subprocess", run_here)  # noqa: B010 - no type checker here knows the module
+    kernels = import_module("vllm.lora.ops.torch_ops")
+    base_is_no_adapter(kernels, import_module("vllm.lora.ops.torch_ops.lora_ops"))
     import_module("vllm.entrypoints.launchers.api_server.entry").main()
     # The engine core has ended by now. An ordinary exit would print pages about objects that triton leaks.
     sys.stdout.flush()
@@ -75,6 +80,22 @@ def fork_instead_of_spawn(get_context: Callable[..., Any]) -> Callable[..., Any]
 def run_here(inspect: Callable[[], Any]) -> Any:
     """Inspect a model class in this process."""
     return inspect()
+
+
+def base_is_no_adapter(*modules: Any) -> None:
+    """Make a token of the base model, whose adapter's slot is -1, take nothing from any adapter.
+
+    The CPU kernels read -1 as the last slot (vllm-project/vllm#48421; the CUDA ones skip it). What an adapter adds is
+    the product of two steps: where the first gives nothing, nothing is added.
+    """
+    first_step = modules[0].bgmv_shrink
+
+    def shrink(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
+        first_step(inputs, weights, output, slots, scaling)
+        output.masked_fill_((slots == -1).unsqueeze(1), 0)
+
+    for module in modules:
+        module.bgmv_shrink = shrink
 
 
 def die_with_parent() -> None:

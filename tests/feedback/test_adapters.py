@@ -59,6 +59,14 @@ async def test_a_rollback_can_be_taken_back(database: Database) -> None:
     assert restored.name == "support@1"
 
 
+async def test_the_base_model_can_be_asked_however_many_champions_came_after_it(database: Database) -> None:
+    async with database.begin() as connection:
+        for _ in range(3):
+            await an_adapter(connection, state="champion")
+        wanted = {adapter.name for adapter in await adapters.wanted_on_engines(connection)}
+    assert wanted == {"support@0", "support@2", "support@3"}
+
+
 async def test_of_two_promotions_at_once_one_is_refused(database: Database) -> None:
     async with database.begin() as connection:
         candidate = await an_adapter(connection, state="approved")

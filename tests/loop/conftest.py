@@ -68,15 +68,17 @@ def shop_model() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def two_versions(tiny_service: Service, tiny_base: Path) -> tuple[Adapter, Adapter]:
     """Two approved versions that are loaded, probed and answer differently."""
-    return asyncio.run(enter_two(tiny_service, tiny_base))
-
-
-async def enter_two(service: Service, base: Path) -> tuple[Adapter, Adapter]:
-    async with service.database() as database:
-        first, second = [await enter(database, service, base, seed) for seed in (11, 12)]
-        for adapter in (first, second):
-            await wait_until_ready(database, adapter)
+    first, second = asyncio.run(enter_ready(tiny_service, tiny_base, 11, 12))
     return first, second
+
+
+async def enter_ready(service: Service, base: Path, *seeds: int) -> list[Adapter]:
+    """Publish approved versions that answer as their seeds say; returns when an engine holds them all."""
+    async with service.database() as database:
+        entered = [await enter(database, service, base, seed) for seed in seeds]
+        for adapter in entered:
+            await wait_until_ready(database, adapter)
+    return entered
 
 
 async def enter(database: Database, service: Service, base: Path, seed: int) -> Adapter:

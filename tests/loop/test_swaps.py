@@ -3,12 +3,15 @@
 import asyncio
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from feedback import adapters, shipping
 from feedback.adapters import Adapter
+from serving.settings import ServingSettings
 from tests.builders import PROJECT
+from tests.loop.conftest import enter_ready
 from tests.loop.service import Service
 from tests.loop.told_apart import Computed, agree, ask, clearly_differ
 
@@ -52,6 +55,26 @@ async def test_500_requests_while_two_versions_are_swapped_10_times(
         wrong[:5]
     )
     assert min(seen[one.name] for one in two_versions) > REQUESTS // 10
+
+
+async def test_the_base_model_answers_alike_beside_as_many_adapters_as_the_engine_has_slots(
+    tiny_service: Service, tiny_base: Path
+) -> None:
+    slots = ServingSettings().engine_max_loras
+    every = await enter_ready(tiny_service, tiny_base, *range(21, 21 + slots))
+    async with tiny_service.client(max_retries=0) as client:
+        alone = Computed.of(await ask(client, "support@0"))
+        beside = await asyncio.gather(
+            *(
+                ask(client, name, rater=f"customer-{number}")
+                for number in range(10)
+                for name in ("support@0", *(one.name for one in every))
+            )
+        )
+    answers = [Computed.of(answer) for answer in beside if answer.model == "support@0"]
+    assert len(answers) == 10
+    for answer in answers:
+        assert agree(answer, alone), f"alone  {alone}\nbeside {answer}"
 
 
 async def swap_while(
