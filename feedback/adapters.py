@@ -217,9 +217,10 @@ async def champion(connection: AsyncConnection, project: str, model: str) -> Ada
 async def wanted_on_engines(connection: AsyncConnection) -> list[Adapter]:
     """Versions that every engine of their base should hold.
 
-    All that may answer or be evaluated; of each model also the former champion that a rollback would restore, and
-    the one retired last, so that taking a rollback back is as quick; the base model, which costs an engine nothing and is
-    the last to fall back to; and whatever answers under an `ft:` name. Not what an erasure retired. A null adapter where its base is compared, or soon will be, with what it was made for.
+    All that may answer or be evaluated; of each model also the former champion that a rollback would restore, the one
+    retired last, so that taking a rollback back is as quick, and the base model, which costs an engine nothing and is
+    the last to fall back to; whatever answers under an `ft:` name. Not what an erasure retired. A null adapter where
+    its base is compared, or soon will be, with what it was made for.
     """
     retired_for_good = select(tainted_adapters.c.adapter_id).where(tainted_adapters.c.retired_at.is_not(None))
     forgotten = set(await connection.scalars(retired_for_good))
