@@ -31,7 +31,7 @@ def test_an_id_is_never_cut_where_others_can_fold(width: int, monkeypatch: pytes
 
 def test_a_listing_in_a_pipe_has_a_line_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
-    monkeypatch.setattr(terminal.console, "file", said)
+    monkeypatch.setattr(terminal, "console", Console(file=said))
     show_rows([ROW], tuple(ROW), as_json=False, empty="")
     assert [len(said.getvalue().splitlines()), ROW["says"] in said.getvalue()] == [2, True]
 

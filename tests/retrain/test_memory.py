@@ -1,21 +1,32 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from retrain.context import TrainingContext
 from retrain.memory import estimate, free_bytes
-from retrain.recipe import default_recipe
+from retrain.recipe import Recipe, default_recipe
 from retrain.sft import train_sft
+from retrain.training import Row
 from tests.retrain.test_training import pytestmark as pytestmark
 from tests.retrain.test_training import rows_for
 
 MIB = 2**20
 
 
+def memory_taken(rows: list[Row], recipe: Recipe, directory: Path) -> int:
+    result = train_sft(rows, recipe, TrainingContext(directory))
+    assert result is not None
+    return result.memory_bytes
+
+
 def test_the_estimate_is_near_what_a_training_really_takes(tiny_model: Path, tmp_path: Path) -> None:
     recipe, rows = default_recipe("sft", str(tiny_model), epochs=1.0), rows_for("sft")
     needed = estimate(recipe, rows, "cpu")
-    taken = train_sft(rows, recipe, TrainingContext(tmp_path))
-    assert needed is not None and taken is not None
-    assert 0.5 < taken.memory_bytes / needed.total < 2
+    # In a process of its own, as in service: this one has held what other tests needed.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
+        taken = own.submit(memory_taken, rows, recipe, tmp_path).result()
+    assert needed is not None
+    assert 0.5 < taken / needed.total < 2
 
 
 def test_what_the_recipe_costs_grows_with_what_the_recipe_asks_for(tiny_model: Path) -> None:
