@@ -8,8 +8,9 @@ other (API server, model inspection, engine core, worker), which is nearly all o
 inspected in the API server, and the engine core is forked from it and runs the worker inside itself. Values that the
 caller put in the environment win.
 
-On a CPU vLLM's kernels answer for the base model with an adapter's weights, once every slot is taken and both meet in a
-batch: here they are put right before the first request.
+On a CPU an adapter reaches requests that are not its own in two ways: the kernels answer for the base model with an
+adapter's weights, once every slot is taken and both meet in a batch; and a NaN stays in the memory that the next
+request is given. Both are put right before the first request.
 
 On Linux no process of the engine outlives the one that started it, not even a `kill -9` of the API server: an orphaned
 engine core would keep the weights in memory and, forked, the port.
@@ -53,6 +54,7 @@ def main() -> None:
     setattr(registry, "_run_in_subprocess", run_here)  # noqa: B010 - no type checker here knows the module
     kernels = import_module("vllm.lora.ops.torch_ops")
     base_is_no_adapter(kernels, import_module("vllm.lora.ops.torch_ops.lora_ops"))
+    requests_start_clean(import_module("vllm.v1.kv_cache_interface").KVCacheConfig)
     import_module("vllm.entrypoints.launchers.api_server.entry").main()
     # The engine core has ended by now. An ordinary exit would print pages about objects that triton leaks.
     sys.stdout.flush()
@@ -85,17 +87,35 @@ def run_here(inspect: Callable[[], Any]) -> Any:
 def base_is_no_adapter(*modules: Any) -> None:
     """Make a token of the base model, whose adapter's slot is -1, take nothing from any adapter.
 
-    The CPU kernels read -1 as the last slot (vllm-project/vllm#48421; the CUDA ones skip it). What an adapter adds is
-    the product of two steps: where the first gives nothing, nothing is added.
+    The CPU kernels read -1 as the last slot (vllm-project/vllm#48421); here they see the other rows only, as on CUDA.
     """
-    first_step = modules[0].bgmv_shrink
+    for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
+        put_right = with_adapters_only(getattr(modules[0], name))
+        for module in modules:
+            setattr(module, name, put_right)
 
-    def shrink(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
-        first_step(inputs, weights, output, slots, scaling)
-        output.masked_fill_((slots == -1).unsqueeze(1), 0)
 
-    for module in modules:
-        module.bgmv_shrink = shrink
+def with_adapters_only(kernel: Callable[..., None]) -> Callable[..., None]:
+    """Run `kernel` on the rows that have an adapter, and leave the output's other rows as they are."""
+
+    def run(inputs: Any, weights: Any, output: Any, slots: Any, *options: Any, **named: Any) -> None:
+        rows = slots != -1
+        if rows.all():
+            kernel(inputs, weights, output, slots, *options, **named)
+        elif rows.any():
+            part = output[rows]
+            kernel(inputs[rows], weights, part, slots[rows], *options, **named)
+            output[rows] = part
+
+    return run
+
+
+def requests_start_clean(cache: Any) -> None:
+    """Have every block of the key-value cache zeroed before a request gets it, as vLLM does for some models.
+
+    Attention weighs what lies behind a request's last token with zero, and zero times another request's NaN is NaN.
+    """
+    cache.needs_kv_cache_zeroing = property(lambda self: True)
 
 
 def die_with_parent() -> None:

@@ -121,6 +121,7 @@ async def test_the_probe_sees_what_the_engine_accepts_but_serves_wrongly(
             await take_fingerprint(api, broken)
         for name in (ignored, broken):
             await api.unload(name)
+        compare(base, await take_fingerprint(api, "base"), tolerance_nats=1e-4)
 
 
 async def test_the_engine_says_what_it_holds_and_since_when(
