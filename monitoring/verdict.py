@@ -39,8 +39,8 @@ class ExperimentPolicy:
     """Two-sided error rate of the comparison of ratings."""
     guardrail_alpha: float = 0.01
     """Chance that an equal candidate is ever called worse, all tests together."""
-    sample_ratio_alpha: float = 0.0001
-    """Chance that a correct split is ever called broken."""
+    sample_ratio_alpha: float = 0.00001
+    """Chance that a correct split is ever called broken; every split has one test, however many candidates."""
     units_min: int = 50
     """Units with a scored request that each arm needs before ratings are compared."""
     rated_units_min: int = 20
