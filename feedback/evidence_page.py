@@ -1,8 +1,8 @@
 """Everything that a person needs to decide about a version, on one page: as data, and as Markdown.
 
-What it was trained on and by whose feedback, what the gate checked, what changed on questions people had asked, what
-it cost, what it descends from, and under which licence its base is. Numbers come with how many there were; what was
-not measured is said to be unknown.
+What it was trained on and by whose feedback, what the gate checked, what changed on questions people had asked, what a
+reward model made of it where one was asked, what it cost, and under which licence its base is. Numbers come with how
+many there were; what was not measured is said to be unknown.
 """
 
 import re
@@ -19,6 +19,8 @@ from feedback.evaluations import Compared
 from feedback.runs import Run
 
 ANSWERS_SHOWN = 20
+REWARD_MODEL = "reward_model"
+"""Under this name a run's events hold what a reward model made of its version."""
 _LICENCE = re.compile(r"^license:\s*(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -27,6 +29,7 @@ async def of_version(connection: AsyncConnection, adapter: Adapter) -> dict[str,
     run = await runs.get(connection, adapter.project, adapter.run_id) if adapter.run_id else None
     dataset = await datasets.get(connection, run.dataset_id) if run else None
     compared = await evaluations.of_run(connection, run.run_id) if run else []
+    reward = await runs.newest_told(connection, run.run_id, REWARD_MODEL) if run else None
     gate = adapter.gate or {}
     evidence = gate.get("evidence") or {}
     champion = await adapters.champion(connection, adapter.project, adapter.model)
@@ -57,6 +60,7 @@ async def of_version(connection: AsyncConnection, adapter: Adapter) -> dict[str,
         },
         "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken", "same")},
         "answers": [_answer(one) for one in compared[:ANSWERS_SHOWN]],
+        REWARD_MODEL: reward,
         "known_weaknesses": list(_weaknesses(gate.get("checks", []), evidence)),
     }
 
@@ -82,6 +86,7 @@ def to_markdown(page: dict[str, Any]) -> str:
         _list("Why it was rejected", page["reasons"]),
         _checks(page["checks"]),
         _flips(page),
+        _reward(page[REWARD_MODEL]),
         _data(page["data"]),
         _training(page["run"], page["costs"]),
         _list("Known weaknesses", page["known_weaknesses"]),
@@ -125,6 +130,11 @@ def _weaknesses(checks: Sequence[dict[str, Any]], evidence: dict[str, Any]) -> I
                 f"The {one['by']} '{one['name']}' got worse: {one['champion']:.2f} to {one['candidate']:.2f} on "
                 f"{one['n']} approved answers."
             )
+    if evidence and not evidence.get("golden"):
+        yield (
+            "Nobody keeps a golden set: what got worse on questions that nobody gives feedback on is not visible here. "
+            "`hone dataset golden add` keeps a question with its right answer; four on every topic show most of it."
+        )
     items = evidence.get("items")
     if items is not None and items < 100:
         yield f"Only {items} held-out rows were compared: a change rarer than {3 / max(items, 1):.0%} is not visible."
@@ -147,6 +157,15 @@ def _flips(page: dict[str, Any]) -> str:
         "## Answers that people had voted down\n\n"
         f"{flips['fixed']} are no longer given, {flips['broken']} are given now and were not before; "
         f"{flips['same']} of the compared rows did not change in this."
+    )
+
+
+def _reward(report: dict[str, Any] | None) -> str:
+    if report is None:
+        return ""
+    return (
+        f"## What a reward model makes of it\n\n{report['sentence']} The gate does not read this. Dataset "
+        f"`{report['dataset_id']}`, weights `{report['weights_hash'][:12]}` (not kept)."
     )
 
 

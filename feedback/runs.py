@@ -272,3 +272,14 @@ async def events(connection: AsyncConnection, run_id: str, *, after: int = 0) ->
         .order_by(run_events.c.event_id)
     )
     return [RunEvent(**row._mapping) for row in await connection.execute(query)]
+
+
+async def newest_told(connection: AsyncConnection, run_id: str, name: str) -> Any:
+    """What the run's newest event with `name` in its data holds under it; None where there is none."""
+    query = (
+        select(run_events.c.data[name])
+        .where(run_events.c.run_id == run_id, run_events.c.data.has_key(name))
+        .order_by(run_events.c.event_id.desc())
+        .limit(1)
+    )
+    return await connection.scalar(query)

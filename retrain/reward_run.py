@@ -2,7 +2,8 @@
 
 It is trained, here and now, on the pairs that DPO would learn from, but for questions whose answers it is to score. It
 is measured on the held-out pairs, and asked about the answers that champion and candidate gave when the version was
-evaluated. The numbers, with dataset and weights hash, go to the events of the version's run.
+evaluated. The numbers, with dataset and weights hash, go to the events of the version's run; the newest stand on its
+evidence page.
 
 The weights are not kept: they have learned what people wrote, and would be one more thing that an erasure must reach.
 The gate does not read the numbers.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feedback import adapters, datasets, evaluations, runs
+from feedback import adapters, datasets, evaluations, evidence_page, runs
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.evaluations import Compared
@@ -130,4 +131,6 @@ async def _read(url: str, project: str, version: str, learning_rate: float) -> _
 
 async def _keep(url: str, run_id: str, report: dict[str, Any]) -> None:
     async with Database(url, pool_size=1) as database, database.begin() as connection:
-        await runs.add_event(connection, run_id, report["sentence"], data=report)
+        await runs.add_event(
+            connection, run_id, report["sentence"], data={evidence_page.REWARD_MODEL: report}
+        )

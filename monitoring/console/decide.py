@@ -158,6 +158,7 @@ async def _evidence(page: Page, version: Adapter, *, detail: bool) -> dict[str, 
         "plots": gate_plots.plots(version.gate or {}),
         "data": composition(told["data"]),
         "costs": told["costs"],
+        "reward": told[evidence_page.REWARD_MODEL],
         "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken")},
         "compared": [
             (one, marked(one.answered.champion_answer, one.answered.candidate_answer))

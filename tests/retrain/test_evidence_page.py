@@ -1,8 +1,10 @@
 """The page on which a version is decided, after a whole evaluation through a (fake) engine."""
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, evaluations, evidence_page, runs
 from feedback.database import Database
@@ -44,11 +46,34 @@ async def test_the_page_says_what_changed_what_it_was_made_of_and_what_it_cost(
     assert page["costs"]["energy_watt_hours"] == 60.0 * 120 / 3600
     assert page["run"]["recipe_hash"] == run.recipe_hash
     assert any("held-out rows were compared" in one for one in page["known_weaknesses"])
+    assert any("Nobody keeps a golden set" in one for one in page["known_weaknesses"])
     text = evidence_page.to_markdown(page)
     assert "# support@1: candidate" in text
     assert "are no longer given, 0 are given now" in text
     assert "energy about 2.0 Wh" in text
     assert all(check["sentence"] in text for check in page["checks"])
+
+
+async def test_the_page_tells_what_the_newest_reward_model_makes_of_the_version(
+    database: Database, state_dir: Path
+) -> None:
+    run = await evaluated(database, state_dir)
+
+    async def told(connection: AsyncConnection) -> tuple[Any, str]:
+        assert run.adapter_id is not None
+        page = await evidence_page.of_version(connection, await adapters.by_id(connection, run.adapter_id))
+        return page["reward_model"], evidence_page.to_markdown(page)
+
+    async with database.begin() as connection:
+        report, text = await told(connection)
+        assert report is None and "reward model" not in text
+        for sentence in ("It prefers the champion.", "It prefers the candidate."):
+            report = {"sentence": sentence, "dataset_id": "ds-1", "weights_hash": "0" * 64}
+            await runs.add_event(connection, run.run_id, sentence, data={"reward_model": report})
+        newest, text = await told(connection)
+        assert newest == report
+        assert "It prefers the candidate. The gate does not read this." in text
+        assert "It prefers the champion." not in text
 
 
 async def test_a_version_that_nobody_trained_here_has_a_page_that_says_what_is_unknown(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import datasets, evaluations, runs
+from feedback import adapters, datasets, evaluations, evidence_page, runs
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.evaluations import Answered
@@ -89,8 +89,11 @@ async def test_the_numbers_of_a_reward_model_stand_with_the_run_of_the_version_a
     assert report["pairs"] > 0 and 0 <= report["accuracy"]["share"] <= 1
     assert report["candidate_preferred"]["of"] > 0
     async with database.begin() as connection:
-        (event,) = [one for one in await runs.events(connection, run.run_id) if "weights_hash" in one.data]
-        assert event.data == report and event.message == report["sentence"]
+        page = await evidence_page.of_version(
+            connection, await adapters.get(connection, PROJECT, adapter.name)
+        )
+        assert page["reward_model"] == report and report["sentence"] in evidence_page.to_markdown(page)
+        assert report["sentence"] in [event.message for event in await runs.events(connection, run.run_id)]
         used = await datasets.get(connection, report["dataset_id"])
     assert used.method == "dpo"
     assert not [name for name in os.listdir(tmp_path) if name.startswith("hone-reward-")]
