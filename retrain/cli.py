@@ -27,7 +27,8 @@ from feedback.tables import METHODS, SEQUENCES
 from feedback.terminal import actor, console, in_record, patience, show_one, show_rows
 
 POLL_SECONDS = 0.5
-SEARCHED = ("learning_rate", "epochs", "rank", "alpha", "beta")
+SEARCHED, SEARCHED_SHAPE = ("learning_rate", "epochs", "beta"), ("rank", "alpha")
+"""What a search finds: for its method, and for the adapter, which all stages of a run share."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
@@ -97,7 +98,7 @@ def start_run(
         if from_search is not None:
             best = await searches.winner(connection, project, from_search)
             chosen = chosen or str(best.recipe["method"])
-            overrides = {name: best.recipe[name] for name in SEARCHED if best.recipe.get(name) is not None}
+            overrides = _found(best.recipe, chosen)
         planned = await make_plan(connection, project, model, method=chosen, overrides=overrides)
         return await queue(connection, planned, by=actor())
 
@@ -110,6 +111,18 @@ def start_run(
         console.print(f"Queued {queued.run_id}: {queued.method.upper()} on {queued.dataset_id}.")
     if watch:
         _follow(project, queued.run_id, as_json=as_json)
+
+
+def _found(recipe: dict[str, Any], methods: str) -> dict[str, Any]:
+    """A search's best recipe, as what wins over the policy's in a run of `methods`."""
+    method = str(recipe["method"])
+    if method not in methods.split("+"):
+        raise HoneError(
+            f"--method is '{methods}', and the search was of {method.upper()}: it found nothing for that. Leave out "
+            f"--method, or name a search of it."
+        )
+    of_method = {name: recipe[name] for name in SEARCHED if recipe.get(name) is not None}
+    return {method: of_method} | {name: recipe[name] for name in SEARCHED_SHAPE}
 
 
 @retrain.command("search")

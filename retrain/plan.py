@@ -26,7 +26,7 @@ from retrain.balance import balance_of
 from retrain.data import methods_of, split_statements, stream_rows
 from retrain.defences import key_of
 from retrain.prompts import prompt_text
-from retrain.recipe import Recipe, recipe_in_stages
+from retrain.recipe import METHODS, Recipe, recipe_in_stages
 from retrain.replay import replayed_rows
 from retrain.rules import UNSUPPORTED
 from retrain.select import Choice, choose
@@ -237,7 +237,7 @@ async def _complete(
     recipe = recipe_in_stages(
         method,
         model.base_model,
-        {**policy.recipe, **overrides},
+        overridden(policy.recipe, overrides),
         template_hash=served_template_hash(model.base_model),
         start_from=start.start_from,
     )
@@ -252,6 +252,19 @@ async def _complete(
         counts=counts,
         replayed=tuple(replayed),
     )
+
+
+def overridden(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's recipe under what wins over it, field by field.
+
+    A field that is given for all methods also wins over the policy's for one method.
+    """
+    for_all = {name: value for name, value in overrides.items() if name not in METHODS}
+    found = {**recipe, **for_all}
+    for method in METHODS:
+        own = {name: value for name, value in (recipe.get(method) or {}).items() if name not in for_all}
+        found[method] = own | (overrides.get(method) or {})
+    return found
 
 
 def _by_hook(policy: TrainingPolicy) -> list[str]:

@@ -61,9 +61,9 @@ async def _frozen(
             raise HoneError(f"There is nothing to search with. {' '.join(plan.choice.sentences)}")
         if plan.recipe.then:
             raise HoneError(
-                f"The next run trains {said(plan.recipe.methods)}, and a search is of one method. Name it, such as "
-                f"--method {plan.recipe.method}; what it finds goes into the policy as "
-                f"training.recipe.{plan.recipe.method}."
+                f"The next run trains {said(plan.recipe.methods)}, and a search is of one method. Search for one, with "
+                f"--method {plan.recipe.method}; then `hone retrain now --model {model} --method {plan.recipe.methods} "
+                "--from-search ID` trains both, that one with what was found."
             )
         dataset = await freeze(connection, plan)
         rows = await datasets.rows(connection, dataset.dataset_id, split="train")

@@ -17,7 +17,7 @@ from feedback.runs import Run
 from retrain.cli import app
 from retrain.train import log_file
 from tests.builders import FAILED, PASSED, PROJECT
-from tests.retrain.record import MODEL, evaluating_run, teach
+from tests.retrain.record import MODEL, evaluating_run, small_policy, teach
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +67,17 @@ def test_now_queues_a_run_that_list_and_show_know_and_cancel_ends(database_url: 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_search_says_what_it_tried_and_a_run_takes_the_best(database_url: str, tiny_model: Path) -> None:
-    in_database(database_url, lambda connection: teach(connection, tiny_model))
+    policy = small_policy(recipe={"rank": 4, "alpha": 8, "sft": {"learning_rate": 0.003, "epochs": 1.0}})
+    in_database(database_url, lambda connection: teach(connection, tiny_model, policy=policy))
     output = hone("retrain", "search", "--model", MODEL, "--trials", "1", "--sampler", "random").output
     search_id = output.partition(":")[0]
     assert f"hone retrain now --model {MODEL} --from-search {search_id}" in " ".join(output.split())
     (trial,) = [
         json.loads(line) for line in hone("retrain", "trials", search_id, "--json").output.splitlines()
     ]
-    assert trial["status"] == "complete"
+    assert trial["status"] == "complete" and trial["recipe"]["learning_rate"] != 0.003
+    with pytest.raises(HoneError, match="the search was of SFT"):
+        hone("retrain", "now", "--model", MODEL, "--method", "kto", "--from-search", search_id)
     queued = json.loads(hone("retrain", "now", "--model", MODEL, "--from-search", search_id, "--json").output)
     assert queued["recipe"]["learning_rate"] == trial["recipe"]["learning_rate"]
     assert queued["dataset_id"] == trial["dataset_id"]

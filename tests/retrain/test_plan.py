@@ -35,6 +35,16 @@ async def test_a_queued_run_keeps_the_planned_rows_and_recipe(database: Database
     assert any(row.columns["completion"][0]["content"] == NEW for row in rows if row.split == "train")
 
 
+async def test_what_is_asked_of_a_run_wins_over_the_policy_field_by_field(database: Database) -> None:
+    policy = small_policy(recipe={"rank": 4, "alpha": 8, "sft": {"learning_rate": 0.003, "batch_size": 2}})
+    async with database.begin() as connection:
+        await teach(connection, "tiny", policy=policy)
+        for asked in ({"learning_rate": 0.5}, {"sft": {"learning_rate": 0.5}}):
+            recipe = (await make_plan(connection, PROJECT, MODEL, overrides=asked)).recipe
+            assert recipe is not None
+            assert (recipe.learning_rate, recipe.batch_size, recipe.rank) == (0.5, 2, 4)
+
+
 async def test_a_second_run_of_a_model_must_wait_for_the_first(database: Database) -> None:
     async with database.begin() as connection:
         await teach(connection, "tiny")

@@ -1,5 +1,6 @@
 """Searching for a recipe with real Optuna and real trainings of a tiny model."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from feedback.database import Database
 from feedback.errors import HoneError, NotFound
 from retrain.plan import freeze, make_plan
 from retrain.search import Outcome, Search, fold
+from retrain.search_run import search
 from tests.builders import PROJECT
-from tests.retrain.record import MODEL, teach
+from tests.retrain.record import MODEL, small_policy, teach, teach_and_choose
 from tests.retrain.test_training import recipe_for, rows_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -76,3 +78,13 @@ async def test_the_winner_is_the_best_of_the_completed_trials(database: Database
         assert [one.dataset_id for one in await datasets.in_project(connection, PROJECT)] == [
             dataset.dataset_id
         ]
+
+
+async def test_a_search_for_a_sequence_says_how_to_search_for_one_of_its_methods(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HONE_DATABASE_URL", database_url)
+    async with database.begin() as connection:
+        await teach_and_choose(connection, "tiny", small_policy(dpo_pairs_min=4))
+    with pytest.raises(HoneError, match=r"--method sft; then .* --method sft\+dpo --from-search ID"):
+        await asyncio.to_thread(search, PROJECT, MODEL, trials=1, sampler="random")
