@@ -17,7 +17,7 @@ from feedback import audit
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.exposure_tables import null_adapters
-from feedback.ids import new_hex
+from feedback.ids import new_hex, version_name
 from feedback.privacy_tables import tainted_adapters
 from feedback.tables import adapters, runs
 from feedback.tuning_tables import fine_tuning_jobs
@@ -71,7 +71,7 @@ class Adapter:
     @property
     def name(self) -> str:
         """What clients see: `support@7`."""
-        return f"{self.model}@{self.version}" if self.version >= 0 else f"{self.model}@0-null{-self.version}"
+        return version_name(self.model, self.version)
 
     @property
     def engine_name(self) -> str:

@@ -199,13 +199,22 @@ def list_experiments(project: Project = DEFAULT_PROJECT, as_json: AsJson = False
     rows = [
         asdict(one)
         | {
-            "share": one.arm(experiments.CANDIDATE_ARM).weight,
-            "says": (one.verdict or {}).get("state", "nothing yet"),
+            "share": sum(arm.weight for arm in one.arms if arm.arm != experiments.CHAMPION_ARM),
+            "versions": ", ".join(arm.version for arm in one.arms),
+            "says": _says(one),
         }
         for one in found
     ]
-    columns = ("experiment_id", "model", "status", "share", "says", "outcome", "started_at")
+    columns = ("experiment_id", "versions", "status", "share", "says", "outcome", "started_at")
     show_rows(rows, columns, as_json=as_json, empty="No experiments yet. `hone canary support@1` starts one.")
+
+
+def _says(split: experiments.Experiment) -> str:
+    """The newest verdict, in a word; of several candidates that on each."""
+    verdict = split.verdict or {}
+    if not (each := verdict.get("candidates")):
+        return str(verdict.get("state", "nothing yet"))
+    return ", ".join(f"{arm.version} {each[arm.arm]['state']}" for arm in split.arms if arm.arm in each)
 
 
 @experiment.command("show")

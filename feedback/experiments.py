@@ -18,7 +18,8 @@ from feedback.adapters import Adapter
 from feedback.database import notify_registry
 from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.exposure_tables import null_adapters
-from feedback.ids import new_hex, new_id
+from feedback.ids import new_hex, new_id, version_name
+from feedback.tables import adapters as versions
 from feedback.tables import arms, experiments
 
 CHAMPION_ARM = "champion"
@@ -34,6 +35,8 @@ class Arm:
     weight: float
     ended_at: datetime | None = None
     reason: str | None = None
+    version: str = ""
+    """The name of what answers: `support@7`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +260,17 @@ async def _where(connection: AsyncConnection, *conditions: Any) -> list[Experime
         )
     ).all()
     found: dict[str, list[Arm]] = {row.experiment_id: [] for row in rows}
-    for arm in await connection.execute(
-        select(arms).where(arms.c.experiment_id.in_(found)).order_by(arms.c.arm)
-    ):
-        found[arm.experiment_id].append(Arm(arm.arm, arm.adapter_id, arm.weight, arm.ended_at, arm.reason))
+    query = (
+        select(arms, versions.c.model, versions.c.version)
+        .join(versions, versions.c.adapter_id == arms.c.adapter_id)
+        .where(arms.c.experiment_id.in_(found))
+        .order_by(arms.c.arm)
+    )
+    for row in await connection.execute(query):
+        name = version_name(row.model, row.version)
+        found[row.experiment_id].append(
+            Arm(row.arm, row.adapter_id, row.weight, row.ended_at, row.reason, name)
+        )
     return [Experiment(**row._mapping, arms=tuple(found[row.experiment_id])) for row in rows]
 
 

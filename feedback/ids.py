@@ -31,6 +31,11 @@ def id_at(prefix: str, moment: datetime, seed: str) -> str:
     return f"{prefix}-{milliseconds:012x}7{noise[:3]}{VARIANT[noise[3]]}{noise[4:19]}"
 
 
+def version_name(model: str, version: int) -> str:
+    """What clients see: `support@7`; a null adapter, whose number is below zero, is `support@0-null1`."""
+    return f"{model}@{version}" if version >= 0 else f"{model}@0-null{-version}"
+
+
 def pseudonym(secret: bytes, project: str, rater_id: str) -> str:
     """The name under which a rater is recorded: keyed BLAKE2b of project and id, 24 hex digits.
 

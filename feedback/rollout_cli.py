@@ -23,10 +23,19 @@ def rollout(model: Model = "support", project: Project = DEFAULT_PROJECT, as_jso
     if as_json:
         show_one(found, as_json=True)
         return
-    shown = {name: value for name, value in found.items() if value is not None and name != "guardrails"}
-    show_one(shown, as_json=False)
-    for sentence in found.get("guardrails", ()):
-        console.print(f"  {sentence}")
+    of_each = ("guardrails", "candidates")
+    show_one(
+        {name: value for name, value in found.items() if value is not None and name not in of_each},
+        as_json=False,
+    )
+    candidates = found.get("candidates", ())
+    for one in candidates:
+        if len(candidates) > 1:
+            console.print(
+                f"{one['version']} ({one['state']}, {one['share']:.1%} of raters): {one['says'] or '-'}"
+            )
+        for sentence in one["guardrails"]:
+            console.print(f"  {sentence}")
 
 
 @app.command("pause")

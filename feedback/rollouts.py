@@ -16,8 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import audit, experiments
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.errors import IllegalMove
-from feedback.experiments import CANDIDATE_ARM, Experiment
-from feedback.tables import adapters
+from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Arm, Experiment
 from feedback.watch_tables import rollouts
 
 BY_PERSON = "person"
@@ -129,30 +128,48 @@ async def view(connection: AsyncConnection, project: str, model: str) -> dict[st
     if not found:
         return {"model": model, "state": "none", "says": f"No version of '{model}' was ever rolled out."}
     split = found[0]
-    standing = await of(connection, split.experiment_id)
-    candidate = split.arm(CANDIDATE_ARM)
-    name = await connection.scalar(
-        select(adapters.c.version).where(adapters.c.adapter_id == candidate.adapter_id)
-    )
-    state = (
-        (split.outcome or "ended") if split.status == "ended" else "paused" if standing.paused else "running"
-    )
-    verdict = split.verdict or {}
+    standing, running = await of(connection, split.experiment_id), split.status == "running"
+    candidates = {arm.arm: _candidate(split, arm) for arm in split.arms if arm.arm != CHAMPION_ARM}
+    verdict, leading = split.verdict or {}, candidates[_leading(split).arm]
     return {
         "model": model,
-        "version": f"{model}@{name}",
-        "state": state,
-        "share": candidate.weight if split.status == "running" else 0.0,
+        "version": leading["version"],
+        "state": (split.outcome or "ended") if not running else "paused" if standing.paused else "running",
+        "share": sum(one["share"] for one in candidates.values()),
         "step": split.step,
-        "says": split.reason if split.status == "ended" else standing.pause_reason or verdict.get("sentence"),
-        "waiting_for": standing.waiting_for if split.status == "running" else None,
+        "says": split.reason if not running else standing.pause_reason or verdict.get("sentence"),
+        "waiting_for": standing.waiting_for if running else None,
         "paused_by": standing.paused_by,
         "paused_at": standing.paused_at,
-        "verdict": verdict.get("state"),
-        "guardrails": [one["sentence"] for one in verdict.get("guardrails", ())],
+        "verdict": leading["verdict"],
+        "guardrails": leading["guardrails"],
+        "candidates": list(candidates.values()),
         "started_at": split.started_at,
         "ended_at": split.ended_at,
         "experiment_id": split.experiment_id,
+    }
+
+
+def _leading(split: Experiment) -> Arm:
+    """Of the candidates that are left the one that does best; where none is left, the one taken back last."""
+    if split.candidates:
+        best = (split.verdict or {}).get("arm")
+        return next((arm for arm in split.candidates if arm.arm == best), split.candidates[0])
+    return max(split.arms, key=lambda arm: (arm.ended_at is not None, arm.ended_at))
+
+
+def _candidate(split: Experiment, arm: Arm) -> dict[str, Any]:
+    """Where one of the candidates stands."""
+    verdict = split.verdict or {}
+    own = verdict.get("candidates", {CANDIDATE_ARM: verdict}).get(arm.arm) or {}
+    return {
+        "version": arm.version,
+        "arm": arm.arm,
+        "state": "taken_back" if arm.ended_at is not None else split.outcome or split.status,
+        "share": arm.weight if split.status == "running" else 0.0,
+        "verdict": own.get("state"),
+        "says": arm.reason or own.get("sentence"),
+        "guardrails": [one["sentence"] for one in own.get("guardrails", ())],
     }
 
 

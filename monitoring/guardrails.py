@@ -204,7 +204,7 @@ def _guardrail(
         candidate=candidate,
         control=control,
         sentence=(
-            f"{_capital(rules.candidate)} {FIRED[rules.action(name)]} {rules.control}: {facts}; "
+            f"{capital(rules.candidate)} {FIRED[rules.action(name)]} {rules.control}: {facts}; "
             f"an equal one would show this at most {alpha:.2%} of the time."
             if fired
             else f"No harm shown by {rules.candidate}: {facts}."
@@ -212,5 +212,6 @@ def _guardrail(
     )
 
 
-def _capital(name: str) -> str:
-    return name[:1].upper() + name[1:]
+def capital(name: str) -> str:
+    """For the beginning of a sentence; a version's name, `support@8`, stays as it is."""
+    return name if "@" in name else name[:1].upper() + name[1:]

@@ -15,7 +15,7 @@ from math import log
 from typing import Literal
 
 from monitoring.evidence import Comparison, sample_ratio
-from monitoring.guardrails import Guardrail, GuardrailRules, watch
+from monitoring.guardrails import Guardrail, GuardrailRules, capital, watch
 from monitoring.outcomes import UnitOutcome
 from monitoring.sequential import bernoulli_interval
 from monitoring.totals import Totals
@@ -35,6 +35,8 @@ class ExperimentPolicy:
     """Expected share of units per arm, for outcomes that carry no propensity of their own."""
     control: str = "champion"
     candidate: str = "candidate"
+    called: str = ""
+    """What sentences call the candidate, such as `support@8`; empty: the name of its arm."""
     alpha: float = 0.05
     """Two-sided error rate of the comparison of ratings."""
     guardrail_alpha: float = 0.01
@@ -97,8 +99,13 @@ class ExperimentPolicy:
             ratios=self.ratios,
             pausing=self.pausing,
             control=self.control,
-            candidate=self.candidate,
+            candidate=self.name,
         )
+
+    @property
+    def name(self) -> str:
+        """The candidate's, in sentences."""
+        return self.called or self.candidate
 
     def harm_alpha(self, test: str) -> float:
         """The part of `guardrail_alpha` that one test of `monitoring.guardrails.HARM_BUDGET` may spend."""
@@ -262,7 +269,7 @@ def _too_early(policy: ExperimentPolicy, compared: Comparison) -> str:
     needs = (
         f"{arm} has {units} raters, {rated} of whom voted"
         for arm, units, rated in zip(
-            (policy.candidate, policy.control), compared.units, compared.rated_units, strict=True
+            (policy.name, policy.control), compared.units, compared.rated_units, strict=True
         )
     )
     return (
@@ -273,7 +280,7 @@ def _too_early(policy: ExperimentPolicy, compared: Comparison) -> str:
 
 def _says_coverage(policy: ExperimentPolicy, compared: Comparison) -> str:
     return (
-        f"Ratings cannot be compared: people voted on {compared.coverage[0]:.1%} of {policy.candidate}'s requests "
+        f"Ratings cannot be compared: people voted on {compared.coverage[0]:.1%} of {policy.name}'s requests "
         f"and {compared.coverage[1]:.1%} of {policy.control}'s; check that feedback reaches both."
     )
 
@@ -282,17 +289,17 @@ def _says_who_votes(policy: ExperimentPolicy, compared: Comparison) -> str:
     low, high = (compared.rated_difference + side * compared.rated_margin for side in (-1.0, 1.0))
     return (
         f"Net approval per request differs by {_points(compared.difference)} points, but per vote the difference is "
-        f"{_points(low)} to {_points(high)}: who votes may have changed, not what they think of {policy.candidate}."
+        f"{_points(low)} to {_points(high)}: who votes may have changed, not what they think of {policy.name}."
     )
 
 
 def _says_undecided(policy: ExperimentPolicy, compared: Comparison) -> str:
-    return f"No winner between {policy.candidate} and {policy.control} yet: {_interval(policy, compared)}."
+    return f"No winner between {policy.name} and {policy.control} yet: {_interval(policy, compared)}."
 
 
 def _says_difference(policy: ExperimentPolicy, compared: Comparison, *, worse: bool) -> str:
     word = "worse" if worse else "better"
-    return f"{_capital(policy.candidate)} is {word} than {policy.control}: {_interval(policy, compared)}."
+    return f"{capital(policy.name)} is {word} than {policy.control}: {_interval(policy, compared)}."
 
 
 def _interval(policy: ExperimentPolicy, compared: Comparison) -> str:
@@ -302,10 +309,6 @@ def _interval(policy: ExperimentPolicy, compared: Comparison) -> str:
         f"points, difference {_points(compared.difference)} ({1.0 - policy.alpha:.0%} always-valid interval "
         f"{_points(low)} to {_points(high)}), {compared.units[0]} and {compared.units[1]} raters"
     )
-
-
-def _capital(name: str) -> str:
-    return name[:1].upper() + name[1:]
 
 
 def _points(share: float) -> str:

@@ -101,11 +101,11 @@ async def _pause(connection: AsyncConnection, experiment: Experiment, cause: str
 async def _promote(
     connection: AsyncConnection, experiment: Experiment, model: Model, verdict: Verdict
 ) -> list[str]:
-    candidate = await adapters.by_id(connection, experiment.arm(CANDIDATE_ARM).adapter_id)
+    candidate = experiment.arm(CANDIDATE_ARM).version
     await shipping.promote(
-        connection, model.project, candidate.name, by=AUTOMATIC_ACTOR, reason="the verdict is better"
+        connection, model.project, candidate, by=AUTOMATIC_ACTOR, reason="the verdict is better"
     )
-    return [f"{candidate.name} is the champion. {verdict.sentence}"]
+    return [f"{candidate} is the champion. {verdict.sentence}"]
 
 
 async def _abort(connection: AsyncConnection, experiment: Experiment, verdict: Verdict) -> list[str]:

@@ -8,13 +8,13 @@ The error rates of the policy hold for all candidates together: each gets an eve
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, allocations, experiments, rollouts, several_arms, shipping
+from feedback import allocations, experiments, rollouts, several_arms, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.allocations import open_evenly
 from feedback.experiments import CHAMPION_ARM, Arm, Experiment
@@ -25,7 +25,7 @@ from monitoring.allocation import open_by_merit
 from monitoring.totals import Totals
 from monitoring.verdict import ExperimentPolicy, Verdict
 from retrain.demands import keep, sum_up
-from retrain.rollout_steps import NextStep, causes_to_pause, next_step
+from retrain.rollout_steps import Cause, NextStep, causes_to_pause, next_step
 
 PARTS = 4
 """Pieces in which the adaptive slice opens what a step allows it."""
@@ -43,15 +43,12 @@ async def advance(connection: AsyncConnection, experiment: Experiment, model: Mo
     standing = await rollouts.of(connection, experiment.experiment_id)
     if standing.paused:
         return []
-    for verdict in found.values():
-        for cause in causes_to_pause(experiment, policy, verdict):
-            if cause.name not in standing.accepted:
-                await rollouts.pause(
-                    connection, experiment, cause=cause.name, by=AUTOMATIC_ACTOR, reason=cause.sentence
-                )
-                return [
-                    f"{experiment.model}: the rollout is paused until a person resumes it. {cause.sentence}"
-                ]
+    for cause in _causes(experiment, policy, found):
+        if cause.name not in standing.accepted:
+            await rollouts.pause(
+                connection, experiment, cause=cause.name, by=AUTOMATIC_ACTOR, reason=cause.sentence
+            )
+            return [f"{experiment.model}: the rollout is paused until a person resumes it. {cause.sentence}"]
     arm, leader = leading(found)
     if leader.state == "better" and model.policy.approval == "automatic" and policy.may_widen(now):
         return [await _promote(connection, experiment, arm, leader)]
@@ -72,6 +69,7 @@ def judge_each(totals: Totals, demanded: ExperimentPolicy, experiment: Experimen
             replace(
                 demanded,
                 candidate=arm.arm,
+                called=arm.version,
                 alpha=demanded.alpha / many,
                 guardrail_alpha=demanded.guardrail_alpha / many,
             ),
@@ -94,6 +92,15 @@ def summary(found: Mapping[Arm, Verdict]) -> dict[str, object]:
     }
 
 
+def _causes(experiment: Experiment, policy: RolloutPolicy, found: Mapping[Arm, Verdict]) -> Iterator[Cause]:
+    """What asks for a person's look; whoever has looked at one candidate's guardrail has not at another's."""
+    for arm, verdict in found.items():
+        guardrails = {one.name for one in verdict.guardrails}
+        for cause in causes_to_pause(experiment, policy, verdict):
+            own = cause.name in guardrails
+            yield replace(cause, name=f"{cause.name} of {arm.version}") if own else cause
+
+
 async def _take_back(connection: AsyncConnection, experiment: Experiment, arm: Arm, verdict: Verdict) -> str:
     aborted = await several_arms.take_back(
         connection, experiment, arm, by=AUTOMATIC_ACTOR, reason=verdict.sentence
@@ -102,24 +109,29 @@ async def _take_back(connection: AsyncConnection, experiment: Experiment, arm: A
 
 
 async def _promote(connection: AsyncConnection, experiment: Experiment, arm: Arm, verdict: Verdict) -> str:
-    candidate = await adapters.by_id(connection, arm.adapter_id)
     await shipping.promote(
         connection,
         experiment.project,
-        candidate.name,
+        arm.version,
         by=AUTOMATIC_ACTOR,
         reason="the verdict is better, and no other candidate is further ahead",
     )
-    return f"{candidate.name} is the champion. {verdict.sentence}"
+    return f"{arm.version} is the champion. {verdict.sentence}"
 
 
 def _next_step(
     experiment: Experiment, policy: RolloutPolicy, found: Mapping[Arm, Verdict], now: datetime
 ) -> NextStep:
-    """The step that is due: it waits for the candidate that fewest have met."""
-    steps = [next_step(experiment, policy, one, now=now, arm=arm.arm) for arm, one in found.items()]
-    waiting = [one for one in steps if one.index is None]
-    return waiting[0] if waiting else steps[0]
+    """The step that is due, when it waits for none of the candidates."""
+    steps = {arm: next_step(experiment, policy, one, now=now, arm=arm.arm) for arm, one in found.items()}
+    waiting = {arm.version: one for arm, one in steps.items() if one.index is None}
+    if not waiting:
+        return next(iter(steps.values()))
+    one, *others = waiting.values()
+    if len(waiting) == len(steps) and all(other.waiting_for == one.waiting_for for other in others):
+        return one
+    says = " ".join(f"{version}: {step.waiting_for}" for version, step in waiting.items())
+    return replace(one, waiting_for=says)
 
 
 async def _widen(connection: AsyncConnection, experiment: Experiment, totals: Totals, step: NextStep) -> str:
@@ -135,7 +147,8 @@ async def _widen(connection: AsyncConnection, experiment: Experiment, totals: To
     )
     if "adaptive" in newest and width > 0:
         await _open(connection, experiment, totals, newest["adaptive"], width / PARTS)
-    return f"{experiment.model}: its canaries now answer {step.share:.0%} of raters at most."
+    every = " and ".join(arm.version for arm in experiment.candidates)
+    return f"{experiment.model}: {every} together now answer {step.share:.0%} of raters at most."
 
 
 async def _open_more(
@@ -172,7 +185,9 @@ async def _open(
     pieces = open_by_merit(
         adaptive.pieces, sums, experiment.allocation, width, seed=int.from_bytes(digest[:8])
     )
-    parts = ", ".join(f"{name} {part / width:.0%}" for name, part in pieces[len(adaptive.pieces) :])
+    called = {arm.arm: arm.version for arm in experiment.candidates}
+    new = pieces[len(adaptive.pieces) :]
+    parts = ", ".join(f"{called.get(name, name)} {part / width:.0%}" for name, part in new)
     says = f"{width:.1%} more of the adaptive slice is shared out: {parts}."
     await several_arms.share_out(connection, experiment, "adaptive", pieces, reason=says)
     return says

@@ -1,11 +1,12 @@
 """Several candidates at once: each judged on its own, one taken back while the others go on, nobody moved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from feedback import adapters, allocations, experiments, shipping, submissions
+from feedback import adapters, allocations, experiments, rollouts, shipping, submissions
 from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.errors import HoneError, IllegalMove
@@ -42,8 +43,14 @@ async def routed(database: Database) -> Routed:
     return found
 
 
-async def ask(database: Database, split: Routed, people: Sequence[str], up: dict[str, bool | None]) -> None:
-    """Everybody asks once, of the arm that routing gives them, and says what `up` says of it."""
+async def ask(
+    database: Database,
+    split: Routed,
+    people: Sequence[str],
+    up: Mapping[str, bool | None],
+    tokens: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Everybody asks once, of the arm that routing gives them, gets `tokens` of it, and says what `up` says of it."""
     asked, said = [], []
     for person in people:
         if (drawn := draw(split, person)) is None:
@@ -51,6 +58,7 @@ async def ask(database: Database, split: Routed, people: Sequence[str], up: dict
         made = a_completion(
             unit=person, rater=person, experiment_id=split.experiment_id, arm=drawn.arm.arm,
             propensity=drawn.propensity, allocation=drawn.allocation,
+            output_tokens=tokens.get(drawn.arm.arm, 20),
         )  # fmt: skip
         asked.append(made)
         if (value := up.get(drawn.arm.arm)) is not None:
@@ -146,7 +154,7 @@ async def test_a_worse_candidate_is_taken_back_alone_and_the_last_one_ends_the_s
     route = await routed(database)
     await ask(database, route, PEOPLE[:450], {"champion": True, "candidate": True, "candidate-2": False})
     [said] = await rollout.tick(database)
-    assert said.startswith("support@2 was aborted: Candidate-2 is worse than champion")
+    assert said.startswith("support@2 was aborted: support@2 is worse than champion")
     left = await state(database, split)
     assert (left.status, [arm.arm for arm in left.candidates]) == ("running", ["candidate"])
     assert left.arm("candidate-2").reason and left.arm("candidate-2").weight == 0
@@ -174,6 +182,60 @@ async def test_the_verdict_names_every_candidate_and_rests_on_the_uniform_slice_
     uniform = {person for person in PEOPLE[:200] if (one := draw(route, person)) and one.allocation == 1}
     assert sum(arm["units"] for arm in verdict["arms"]) == len(uniform) < 200
     assert sum(verdict["sample_ratio"]["units"].values()) == 200
+
+
+async def test_what_an_operator_reads_names_every_candidate_and_where_it_stands(database: Database) -> None:
+    async with database.begin() as connection:
+        await a_split(connection, rule="equal", many=3)
+    route = await routed(database)
+    up = {"champion": True, "candidate": True, "candidate-2": False, "candidate-3": True}
+    await ask(database, route, PEOPLE[:600], up)
+    await rollout.tick(database)
+    await rollout.tick(database)
+    async with database.begin() as connection:
+        seen = await rollouts.view(connection, PROJECT, "support")
+    of = {one["version"]: one for one in seen["candidates"]}
+    assert {version: one["state"] for version, one in of.items()} == {
+        "support@1": "running", "support@2": "taken_back", "support@3": "running",
+    }  # fmt: skip
+    assert of["support@2"]["says"].startswith("support@2 is worse than champion")
+    assert (
+        of["support@2"]["share"] == 0 and seen["share"] == of["support@1"]["share"] + of["support@3"]["share"]
+    )
+    assert all(version in of[version]["says"] for version in of)
+    assert seen["version"] in ("support@1", "support@3") and seen["version"] in seen["says"]
+
+
+async def test_a_split_whose_candidates_are_all_taken_back_is_told_by_the_last_one(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        await a_split(connection, rule="equal")
+    for name in ("support@1", "support@2"):
+        async with database.begin() as connection:
+            await shipping.abort(connection, PROJECT, "support", only=name, by="ada", reason=f"not {name}")
+    async with database.begin() as connection:
+        seen = await rollouts.view(connection, PROJECT, "support")
+    assert (seen["state"], seen["version"], seen["says"]) == ("aborted", "support@2", "not support@2")
+    assert [one["says"] for one in seen["candidates"]] == ["not support@1", "not support@2"]
+
+
+async def test_who_resumed_over_one_candidates_guardrail_is_asked_again_about_anothers(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        split = await a_split(connection, rule="equal")
+    route = await routed(database)
+    await ask(database, route, PEOPLE[:600], {}, tokens={"candidate": 900, "candidate-2": 900})
+    paused = []
+    for _ in range(2):
+        paused += await rollout.tick(database)
+        async with database.begin() as connection:
+            await shipping.resume(connection, PROJECT, "support", by="ada")
+    assert ["support@1" in paused[0], "support@2" in paused[1]] == [True, True]
+    async with database.begin() as connection:
+        standing = await rollouts.of(connection, split.experiment_id)
+    assert standing.accepted == ("output_tokens of support@1", "output_tokens of support@2")
 
 
 async def test_promoting_one_candidate_takes_the_others_back(database: Database) -> None:
