@@ -19,6 +19,7 @@ from feedback.api import understood_kind
 from feedback.desk import Caller, Desk, Speaker
 from feedback.errors import HoneError, NotFound, Refused
 from feedback.metrics import KIND_NAMES
+from feedback.mistakes import explain
 from feedback.refusals import LANGFUSE_NAMES
 from feedback.submissions import ANONYMOUS, Submission
 from feedback.values import ID_CHARS_MAX, bare_id, completion_named, feedback_named
@@ -277,9 +278,7 @@ async def _try_score(
         speaker = _langfuse_speaker(desk, request, authorization, score)
         await desk.hand_in([_of_score(desk, speaker, score, event_id)])
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return 400, f"'{field}' is {first.get('input')!r:.80}: {first['msg']}."
+        return 400, str(explain(error.errors(), LangfuseScore))
     except HoneError as error:
         status = error.status if isinstance(error, Refused) else 404 if isinstance(error, NotFound) else 400
         return status, str(error)

@@ -14,6 +14,7 @@ from feedback.defence_policy import DefencePolicy as DefencePolicy
 from feedback.errors import HoneError
 from feedback.gate_policy import GatePolicy as GatePolicy
 from feedback.metrics import FeedbackPolicy as FeedbackPolicy
+from feedback.mistakes import explain
 from feedback.privacy_policy import PrivacyPolicy as PrivacyPolicy
 from feedback.rollout_policy import RolloutPolicy as RolloutPolicy
 from feedback.sections import Section as Section
@@ -108,6 +109,4 @@ def read_policy(value: dict[str, Any]) -> ModelPolicy:
     try:
         return ModelPolicy.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise HoneError(f"Policy field '{field}' = {first.get('input')!r}: {first['msg']}.") from error
+        raise HoneError(f"Policy field {explain(error.errors(), ModelPolicy)}") from error

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from feedback.addresses import read_networks
 from feedback.errors import HoneError
+from feedback.mistakes import explain
 
 TABLES = ("feedback", "monitoring", "serving", "retrain", "deploy")
 
@@ -70,11 +71,10 @@ class HoneSettings(BaseSettings):
                 """HONE_ENGINE_URLS='["http://10.0.0.5:8000"]'. `hone config` shows what holds."""
             ) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            wrong = explain(error.errors(), cls)
             raise HoneError(
-                f"Setting [{cls.table}] {field} = {first.get('input')!r}: {first['msg']}. "
-                f"Set it in {config_file()} or as HONE_{field.upper()}; `hone config` shows what holds."
+                f"Setting [{cls.table}] {wrong} "
+                f"Set it in {config_file()} or as HONE_{wrong.field.upper()}; `hone config` shows what holds."
             ) from error
 
     @classmethod

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from feedback.errors import HoneError
+from feedback.mistakes import explain
 from retrain.prompts import normalised
 
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)\.([A-Za-z_]\w*)\s*\}\}")
@@ -126,9 +127,7 @@ def read_grader(value: Mapping[str, Any]) -> Grader:
     try:
         return _GRADER.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "type"
-        raise HoneError(f"Grader field '{where}' = {first.get('input')!r}: {first['msg']}.") from error
+        raise HoneError(f"Grader field {explain(error.errors(), whole='type')}") from error
 
 
 def models_needed(grader: Grader) -> bool:

@@ -20,6 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from feedback.errors import HoneError
+from feedback.mistakes import explain
 
 Method = Literal["sft", "dpo", "kto"]
 METHODS: tuple[Method, ...] = ("sft", "dpo", "kto")
@@ -219,12 +220,9 @@ def read_recipe(value: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(dict(value))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        where = f"field '{field}' = {first.get('input')!r}" if field else f"for {value.get('base_model')!r}"
-        raise HoneError(
-            f"Recipe {where}: {first['msg']}. Correct it in the model's policy, training.recipe."
-        ) from error
+        wrong = explain(error.errors(), Recipe)
+        what = f"field {wrong}" if wrong.field else f"for {value.get('base_model')!r}: {wrong.expected}."
+        raise HoneError(f"Recipe {what} Correct it in the model's policy, training.recipe.") from error
 
 
 def _applicable(method: Method, overrides: Mapping[str, Any]) -> dict[str, Any]:

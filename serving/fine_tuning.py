@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from feedback import fine_tuning, uploads
 from feedback.errors import HoneError, NotFound
 from feedback.fine_tuning import Job
+from feedback.mistakes import explain
 from serving.errors import ApiError, bad_request, unknown_model
 from serving.files import TuningDeps, listing
 from serving.tuning_views import METHOD_NAMES, checkpoints_of, events_of, job_view
@@ -237,9 +238,9 @@ def read_job(body: bytes) -> NewJob:
     except ValidationError as error:
         # The last one: of "auto" or a number, the number's error says more.
         found = error.errors()[-1]
-        field = ".".join(part for part in map(str, found["loc"]) if part in FIELDS)
-        shown = "left out" if found["type"] == "missing" else f"{found.get('input')!r:.80}"
-        raise bad_request(f"'{field or 'body'}' is {shown}: {found['msg']}.", param=field or None) from error
+        place = tuple(part for part in map(str, found["loc"]) if part in FIELDS)
+        wrong = explain([{**found, "loc": place}])
+        raise bad_request(str(wrong), param=wrong.field or None) from error
 
 
 async def _check_file(connection: Any, project: str, file_id: str | None, param: str) -> None:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from feedback.desk import away, is_outage
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound, Refused
+from feedback.mistakes import explain
 from feedback.refusals import ERROR_TYPES, foreign_error
 from serving.errors import ApiError, Headers, engine_failed
 
@@ -109,13 +110,12 @@ def _unexpected(error: RequestValidationError) -> ApiError:
         return ApiError(
             422, f"The body is not JSON ({reason}, at character {first['loc'][-1]}). Send one JSON object."
         )
-    field = ".".join(str(part) for part in first["loc"] if part != "body")
-    if first["type"] == "missing" and not field:
+    wrong = explain(error.errors(), skip=1)
+    if first["type"] == "missing" and not wrong.field:
         return ApiError(
             422, "The request has no body. Send one JSON object, with content-type: application/json."
         )
-    message = f"'{field or 'body'}' is {first.get('input')!r:.80}: {first['msg']}."
-    return ApiError(422, message, param=field or None)
+    return ApiError(422, str(wrong), param=wrong.field or None)
 
 
 def _no_such_route(request: Request, error: HTTPException) -> ApiError:
