@@ -4,6 +4,7 @@ Other databases are refused: the record relies on partial unique indexes, LISTEN
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ WORKER_LOCK = 0x686F6E66
 
 UNUSABLE = ("08", "28", "3D", "53", "57")
 """Classes of SQLSTATE: connection, who may log in, which database, resources, operator intervention."""
+AWAY = ("08", "57", "53", "40")
+"""Classes of SQLSTATE: connection, operator intervention, resources, and a transaction to be tried again."""
 
 
 class Database:
@@ -99,6 +102,18 @@ def parse_url(url: str) -> URL:
             "Hone keeps its record in PostgreSQL 15 or newer: postgresql://user:password@host/name."
         )
     return parsed.set(drivername="postgresql+asyncpg")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database was out of reach or overtaxed, rather than refusing what it was told."""
+    if isinstance(error, DBAPIError):
+        sqlstate = getattr(error.orig, "sqlstate", None)
+        return error.connection_invalidated or sqlstate is None or sqlstate[:2] in AWAY
+    if isinstance(error, asyncpg.PostgresError):
+        return (getattr(error, "sqlstate", None) or "")[:2] in AWAY
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        return False  # A file's trouble, not a connection's.
+    return not isinstance(error, HoneError)
 
 
 def why_unusable(error: OSError | DBAPIError) -> str | None:

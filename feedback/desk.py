@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import submissions, tokens
 from feedback.addresses import client_address, is_trusted, read_networks
-from feedback.database import Database
-from feedback.errors import HoneError, NotFound, Refused
+from feedback.database import Database, is_outage
+from feedback.errors import NotFound, Refused
 from feedback.ids import pseudonym
 from feedback.limits import Limit
 from feedback.metrics import FeedbackPolicy, find_metric
@@ -352,20 +352,6 @@ async def _rater_of(connection: AsyncConnection, speaker: Speaker) -> str:
         bound = await submissions.bound_rater(connection, speaker.grant.completion_id)
         return bound or speaker.rater or ANONYMOUS
     return speaker.rater or ANONYMOUS
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether the database was out of reach or overtaxed, rather than refusing what it was told."""
-    if isinstance(error, DBAPIError):
-        sqlstate = getattr(error.orig, "sqlstate", None)
-        return error.connection_invalidated or sqlstate is None or sqlstate[:2] in AWAY
-    if isinstance(error, asyncpg.PostgresError):
-        return (getattr(error, "sqlstate", None) or "")[:2] in AWAY
-    return not isinstance(error, HoneError)
-
-
-AWAY = ("08", "57", "53", "40")
-"""Classes of SQLSTATE: connection, operator intervention, resources, and a transaction to be tried again."""
 
 
 def _about(given: Submission) -> list[str]:

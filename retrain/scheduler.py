@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import models, runs
 from feedback.adapters import AUTOMATIC_ACTOR
-from feedback.database import WORKER_LOCK, Database
+from feedback.database import WORKER_LOCK, Database, is_outage
 from feedback.errors import Conflict
 from feedback.fresh import fresh_feedback
 from feedback.models import Model
@@ -62,7 +62,10 @@ async def work(database: Database, state_dir: Path, settings: RetrainSettings, s
                 if not stop.is_set():
                     await _lead(database, state_dir, settings, stop, lost)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
-            log.warning("the database is away", error=str(error))
+            if is_outage(error):
+                log.warning("the database is away", error=str(error))
+            else:
+                log.exception("the database refused what leading needs")
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
 
@@ -137,10 +140,11 @@ async def _guarded(name: str, duty: Callable[[], Awaitable[Any]]) -> None:
     """One duty's trouble must not end the others; it is tried again at the next tick."""
     try:
         await duty()
-    except (OSError, DBAPIError) as error:
-        log.warning("the database is away", duty=name, error=str(error))
-    except Exception:
-        log.exception("duty failed", duty=name)
+    except Exception as error:
+        if isinstance(error, OSError | DBAPIError) and is_outage(error):
+            log.warning("the database is away", duty=name, error=str(error))
+        else:
+            log.exception("duty failed", duty=name)
 
 
 class Trigger:

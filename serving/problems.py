@@ -15,7 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from feedback.desk import away, is_outage
+from feedback.database import is_outage
+from feedback.desk import away
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound, Refused
 from feedback.mistakes import explain
 from feedback.refusals import ERROR_TYPES, foreign_error

@@ -4,11 +4,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from feedback import models, review, runs
 from feedback.database import Database
 from feedback.fresh import fresh_feedback
-from retrain.scheduler import Trigger, leadership, work
+from retrain.scheduler import Trigger, _guarded, leadership, work
 from retrain.settings import RetrainSettings
 from tests.builders import PROJECT, a_rated_completion
 from tests.retrain.record import MODEL, small_policy, teach
@@ -141,3 +143,21 @@ async def test_a_reviewers_decisions_count_as_fresh(database: Database) -> None:
         rated = await a_rated_completion(connection)
         await review.exclude(connection, PROJECT, rated.completion_id, by="ada")
         assert await fresh_feedback(connection, model, None) == before + 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("ALTER TABLE runs RENAME COLUMN status TO state", "duty failed"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", "the database is away"),
+    ],
+)
+async def test_a_database_that_refuses_is_not_called_away(database: Database, damage: str, told: str) -> None:
+    async def duty() -> None:
+        async with database.begin() as connection:
+            await connection.execute(text(damage))
+            await runs.in_project(connection, PROJECT)
+
+    with capture_logs() as logs:
+        await _guarded("look", duty)
+    assert [one["event"] for one in logs] == [told]
