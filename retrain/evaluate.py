@@ -4,8 +4,8 @@ Both versions answer every held-out prompt greedily. Where a right answer is kno
 approved), chrF against it is the score; where only a wrong one is known, a version scores by no longer giving it,
 and an answer that is cut off, empty or repeats itself never scores. The candidate also answers once by sampling,
 for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens. Where people approved an
-answer, both are sampled a few times: its facts are looked for in what users would get. Suites and a judging
-model are asked beside it, where there are any.
+answer, both are sampled a few times, since that is what users would get: it is looked at for facts, and for saying
+things twice. Suites and a judging model are asked beside it, where there are any.
 
 A request that fails is counted and leaves its item out. Nothing is written.
 """
@@ -24,14 +24,13 @@ from retrain.graders import similarity
 from retrain.judge import Judge, Judged, JudgeFailed, summarise_judged
 from retrain.language import language_of
 from retrain.prompts import Prompt, answer_text, normalised
-from retrain.stated import Given, fact_slices, stated_pairs
+from retrain.repeated import loops, repeated_pairs
+from retrain.stated import KNOWN, Given, fact_slices, stated_pairs
 from retrain.suites import Suite, ask_suite, refuses
 from retrain.topics import find_topics
 
 STILL_SAYS = 0.9
 """An answer whose chrF with a disliked one is at least this still says it."""
-REPEATS_WORDS_MIN = 12
-REPEATS_DISTINCT_MAX = 0.5
 ERROR_EXAMPLES_MAX = 5
 SCORED_TOKENS_MAX = 8
 """Tokens of an answer whose likelihood is asked for."""
@@ -39,7 +38,6 @@ SLICE_ITEMS_MIN = 5
 """Approved answers of one topic or language below which no mean is given."""
 DRAWN_ANSWERS = 4
 """Sampled answers of each version in which an approved answer's facts are looked for."""
-DRAWN_SOURCES = ("approved", "golden")
 SEEDS_APART = 1_000_003
 VERSION_NAMES = ("champion", "candidate")
 
@@ -170,7 +168,7 @@ async def _draw(
     item: Item, versions: Versions, client: EngineClient, seed: int, first: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sampled answers of both versions. A model can be right when it is surest and wrong as users get it."""
-    if item.source not in DRAWN_SOURCES:
+    if item.source not in KNOWN:
         return (), ()
     seeds = [seed + SEEDS_APART * n for n in range(DRAWN_ANSWERS)]
     champion = [await client.answer(versions.champion, item.prompt, temperature=1.0, seed=s) for s in seeds]
@@ -212,7 +210,7 @@ def summarise(
     divergences = [o.divergence for o in held_out if o.divergence is not None]
     approved = [o for o in held_out if o.item.source == "approved"]
     golden = [o for o in observed if o.item.split == "golden"]
-    given = [given_of(o) for o in held_out]
+    given, kept = [given_of(o) for o in held_out], [given_of(o) for o in golden]
     return Evidence(
         candidate=versions.candidate,
         champion=versions.champion,
@@ -228,16 +226,17 @@ def summarise(
         disliked_by_candidate=sum(still_says(o.candidate.text, cast(str, o.item.wrong)) for o in disliked),
         kl_to_base=estimate(divergences) if divergences else Estimate(0, 0.0, 0.0, 0.0),
         length_ratio=_length_ratio(both[versions.candidate], both[versions.champion]),
-        repetition_rate={name: _share(answers, lambda a: repeats(a.text)) for name, answers in both.items()},
+        repetition_rate={name: _share(answers, lambda a: loops(a.text)) for name, answers in both.items()},
         unfinished_rate={
             name: _share(answers, lambda a: a.finish_reason == "length") for name, answers in both.items()
         },
         refusal_rate={name: _share(answers, lambda a: refuses(a.text)) for name, answers in both.items()},
         golden=tuple(pair_of(o) for o in golden),
         newest=tuple(pair_of(o) for o in observed if o.item.split == "time_forward"),
-        slices=(*_slices(approved), *fact_slices(given, [given_of(o) for o in golden])),
+        slices=(*_slices(approved), *fact_slices(given, kept)),
         stated=stated_pairs(given),
-        golden_stated=stated_pairs([given_of(o) for o in golden]),
+        golden_stated=stated_pairs(kept),
+        repeated=repeated_pairs([*given, *kept]),
         latency_ratio=_latency_ratio(held_out),
         suites=tuple(suites),
     )
@@ -305,7 +304,7 @@ def score(answer: Answer, item: Item) -> float:
     """How good an answer is, in [0, 1]."""
     if item.right is not None:
         return chrf(answer.text, item.right)
-    broken = answer.finish_reason != "stop" or repeats(answer.text) or not answer.text.strip()
+    broken = answer.finish_reason != "stop" or loops(answer.text) or not answer.text.strip()
     return 0.0 if broken or still_says(answer.text, item.wrong or "") else 1.0
 
 
@@ -322,13 +321,6 @@ def still_says(answer: str, disliked: str) -> bool:
 def token_f1(answer: str, reference: str) -> float:
     """Harmonic mean of word precision and recall (as in SQuAD), in [0, 1]."""
     return similarity("token_f1", answer, reference)
-
-
-def repeats(text: str) -> bool:
-    """Whether fewer than half of a text's three-word sequences are different ones."""
-    words = text.split()
-    triples = [tuple(words[n : n + 3]) for n in range(len(words) - 2)]
-    return len(words) >= REPEATS_WORDS_MIN and len(set(triples)) < REPEATS_DISTINCT_MAX * len(triples)
 
 
 def _agreement(observed: Sequence[Observation], versions: Versions) -> dict[str, Agreement]:

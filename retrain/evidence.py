@@ -140,6 +140,8 @@ class Evidence:
     """Approved answers that state facts: the share of a version's answers, surest and sampled, that state them all."""
     golden_stated: tuple[Pair, ...] = ()
     """The same for the golden set."""
+    repeated: tuple[Pair, ...] = ()
+    """Approved and golden answers: the share of a version's answers, surest and sampled, that say things twice."""
     latency_ratio: Estimate | None = None
     """Seconds per answer token, candidate over champion, as a geometric mean over the same prompts."""
     training_loss: float | None = None

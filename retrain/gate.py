@@ -19,8 +19,8 @@ from retrain.evidence import Evidence, SuiteResult, estimate, outcome, spent_lev
 
 RETAINED_SHARE_MIN = 0.25
 """Of the held-out rows that the policy asks for, this share must be answers that people approved."""
-STATED_ITEMS_MIN = 20
-"""Approved answers with facts below which two lost ones would look like many."""
+DRAWN_ITEMS_MIN = 20
+"""Known answers below which two that went wrong would look like many."""
 SLICES = {
     "topic": ("topic", "agreement on its {n} approved answers went"),
     "language": ("language", "agreement on its {n} approved answers went"),
@@ -72,6 +72,7 @@ def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
         _better(evidence, policy),
         _retains(evidence, policy),
         *_stated(evidence, policy),
+        *_repeated(evidence, policy),
         *_golden(evidence, policy),
         *_slices(evidence, policy),
         _near_base(evidence, policy),
@@ -157,7 +158,7 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         ("facts_drop", "approved answers", evidence.stated),
         ("golden_facts_drop", "answers of the golden set", evidence.golden_stated),
     ):
-        if (n := len(pairs)) >= STATED_ITEMS_MIN:
+        if (n := len(pairs)) >= DRAWN_ITEMS_MIN:
             drop = estimate([pair.champion - pair.candidate for pair in pairs])
             yield Check(
                 name,
@@ -167,6 +168,24 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
                 f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
                 f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
             )
+
+
+def _repeated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    """Compare with the champion: who answers in lists repeats words, and may go on to."""
+    n = len(evidence.repeated)
+    if n >= DRAWN_ITEMS_MIN:
+        rise = estimate([pair.candidate - pair.champion for pair in evidence.repeated])
+        usual = sum(pair.champion for pair in evidence.repeated) / n
+        tolerated = policy.repetition_rise_max + usual
+        yield Check(
+            "repetition_rise",
+            rise.high,
+            tolerated,
+            rise.high <= tolerated,
+            f"On {n} approved or golden questions, the share of answers that say things twice went from {usual:.3f} to "
+            f"{usual + rise.mean:.3f}, a rise by {rise.mean:.3f} (upper bound {rise.high:.3f}), tolerated is "
+            f"{tolerated:.3f}.",
+        )
 
 
 def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:

@@ -20,6 +20,8 @@ FACT_ITEMS_MIN = 5
 """Approved answers below which one fact is not looked at by itself."""
 FACT_RATERS_MIN = 3
 """No fact is named in the report that fewer people approved: it might be about one of them."""
+KNOWN = ("approved", "golden")
+"""Sources of items whose right answer somebody stands for: both versions are sampled there."""
 GOLDEN_ITEMS_MIN = 2
 """The same for the golden set, which an operator wrote."""
 
@@ -68,7 +70,7 @@ def stated_pairs(given: Sequence[Given]) -> tuple[Pair, ...]:
     return tuple(
         Pair(one.source, one.rater, _share(held, one.champion), _share(held, one.candidate))
         for one in given
-        if one.source in ("approved", "golden") and (held := one.facts - left_out)
+        if one.source in KNOWN and (held := one.facts - left_out)
     )
 
 

@@ -10,7 +10,6 @@ from retrain.evaluate import (
     chrf,
     evaluate,
     read_items,
-    repeats,
     score,
     some_positions,
     still_says,
@@ -125,7 +124,6 @@ def test_text_measures_know_equal_different_and_repetitive_texts() -> None:
     assert still_says(OLD, OLD) and not still_says("No.", OLD)
     assert token_f1("a b", "b c") == pytest.approx(0.5)
     assert token_f1("", "b") == 0.0
-    assert repeats("very good " * 20) and not repeats(" ".join(str(n) for n in range(40)))
 
 
 def test_with_too_many_rows_what_was_taught_is_asked_before_what_was_approved() -> None:

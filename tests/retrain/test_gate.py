@@ -113,6 +113,10 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
             {"golden_stated": (*pairs("golden", 1.0, 1.0, 20), *pairs("golden", 1.0, 0.0, 6))},
             "golden_facts_drop",
         ),
+        (
+            {"repeated": (*pairs("approved", 0.0, 0.0, 30), *pairs("approved", 0.0, 0.4, 6))},
+            "repetition_rise",
+        ),
         ({"kl_to_base": Estimate(50, 2.8, 2.4, 3.2)}, "kl_to_base"),
         ({"latency_ratio": Estimate(50, 2.4, 2.2, 2.6)}, "latency_ratio"),
         ({"held_out_loss": 3.0}, "overfit_gap"),
@@ -157,6 +161,15 @@ def test_a_fact_lost_by_chance_rejects_nothing(lost: int) -> None:
     assert judge(evidence(stated=stated), POLICY).decision == "candidate"
     few = (*pairs("approved", 1.0, 1.0, 10 - lost), *pairs("approved", 1.0, 0.0, lost))
     assert judge(evidence(stated=few), POLICY).decision == "candidate"
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.2])
+def test_saying_things_twice_as_often_as_the_champion_rejects_nothing(usual: float) -> None:
+    """Answers in lists repeat words. One stammer of a hundred answers is chance."""
+    repeated = (*pairs("approved", usual, usual, 19), *pairs("approved", usual, usual + 0.2, 1))
+    assert judge(evidence(repeated=repeated), POLICY).decision == "candidate"
+    few = pairs("approved", usual, usual + 0.4, 6)
+    assert judge(evidence(repeated=few), POLICY).decision == "candidate"
 
 
 def test_a_champion_that_is_often_cut_off_does_not_block_an_equal_candidate() -> None:
