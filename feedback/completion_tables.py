@@ -109,6 +109,13 @@ completions = Table(
         "unit",
         postgresql_where=text("experiment_id IS NOT NULL"),
     ),
+    Index(
+        "ix_completions_experiment_failures",
+        "experiment_id",
+        "arm",
+        "error_class",
+        postgresql_where=text("experiment_id IS NOT NULL AND error_class IS NOT NULL"),
+    ),
     Index("ix_completions_rater", "rater", postgresql_where=text("rater IS NOT NULL")),
     Index("ix_completions_session", "session", postgresql_where=text("session IS NOT NULL")),
     postgresql_partition_by="RANGE (day)",

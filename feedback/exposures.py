@@ -18,15 +18,17 @@ from feedback.console_keys import CONSOLE_KEYS
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.metrics import NET_VOTES, FeedbackPolicy, rules_document
 
+FAILED = "(status = 'error' AND error_class IN ('model', 'unknown'))"
+"""Whether a version may be blamed: no caller's error is its own, and none of the infrastructure."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitCounts:
     """What one unit met and said in one arm, while it had one propensity of that arm in one allocation (0: the only).
 
     `requests`, `ups`, `downs` count completions older than the maturation window; all else counts every one. A
-    completion is one up or one down, whichever it has more of, and bad when it failed or is down. Only what a version
-    may be blamed for is a failure: no caller's error, and none of the infrastructure. The logarithms are natural, of
-    seconds and of tokens, summed over as many completions as the column before them says.
+    completion is one up or one down, whichever it has more of, and bad when it `FAILED` or is down. The logarithms are
+    natural, of seconds and of tokens, summed over as many completions as the column before them says.
     """
 
     unit: str
@@ -70,7 +72,7 @@ _SUMS = f"""
     SELECT DISTINCT completion_id FROM heard WHERE kind = 'signal' AND name = 'regenerate' AND value = 'true'
 ), judged AS (
     SELECT met.*, coalesce(net, 0) AS net, again.completion_id IS NOT NULL AS regenerated,
-           status = 'error' AND error_class IN ('model', 'unknown') AS failed,
+           {FAILED} AS failed,
            created_at <= now() - make_interval(secs => :maturation_seconds) AS ripe,
            status = 'ok' AND output_tokens > 0 AS whole
     FROM met LEFT JOIN voted USING (completion_id) LEFT JOIN again USING (completion_id)

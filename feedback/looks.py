@@ -4,15 +4,17 @@ One row a minute at most, the newest of it. A verdict is always valid, so whoeve
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import func, text
+from sqlalchemy import func, null, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.watch_tables import verdict_looks
+
+BOUNDS = ("difference", "low", "high")
 
 
 class Side(Protocol):
@@ -45,7 +47,10 @@ class Split(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One verdict. `units` and `rated_units` are those of both arms; unknown numbers are None."""
+    """One verdict. `units` and `rated_units` are those of every arm; unknown numbers are None.
+
+    With several candidates it is the leading one's, and `candidates` has the same of each, by its arm's name.
+    """
 
     minute: datetime
     step: int
@@ -56,6 +61,17 @@ class Look:
     high: float | None
     units: int
     rated_units: int
+    candidates: Mapping[str, Mapping[str, Any]] | None = None
+
+    def of_arm(self, arm: str) -> "Look":
+        """The same moment as the verdict on one candidate; without numbers, where it was not judged then."""
+        if self.candidates is None:
+            return self
+        found = self.candidates.get(arm, {})
+        difference, low, high = (found.get(name) for name in BOUNDS)
+        return replace(
+            self, state=found.get("state", "insufficient_data"), difference=difference, low=low, high=high
+        )
 
 
 async def keep(
@@ -72,6 +88,7 @@ async def keep(
         "high": verdict.get("high"),
         "units": sum(int(one.get("units", 0)) for one in arms),
         "rated_units": sum(int(one.get("rated_units", 0)) for one in arms),
+        "candidates": _of_each(verdict.get("candidates")) or null(),
     }
     minute = func.date_trunc("minute", func.now() if at is None else at)
     await connection.execute(
@@ -81,6 +98,13 @@ async def keep(
     )
 
 
+def _of_each(candidates: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {
+        arm: {name: verdict.get(name) for name in ("state", *BOUNDS)}
+        for arm, verdict in (candidates or {}).items()
+    }
+
+
 async def of_split(connection: AsyncConnection, experiment_id: str, *, most: int = 60) -> list[Look]:
     """At most `most` looks, spread evenly over the split's life, oldest first; the newest is always among them."""
     query = text("""
@@ -88,7 +112,7 @@ async def of_split(connection: AsyncConnection, experiment_id: str, *, most: int
             SELECT *, row_number() OVER (ORDER BY minute DESC) - 1 AS age, count(*) OVER () AS looks
             FROM verdict_looks WHERE experiment_id = :experiment_id
         )
-        SELECT minute, step, share, state, difference, low, high, units, rated_units
+        SELECT minute, step, share, state, difference, low, high, units, rated_units, candidates
         FROM every WHERE age % greatest(1, ceil(looks :: float8 / :most) :: bigint) = 0 ORDER BY minute""")
     found = await connection.execute(query, {"experiment_id": experiment_id, "most": most})
     return [Look(**row._mapping) for row in found]

@@ -32,7 +32,8 @@ class Pair:
     """One question answered twice: first by the service, second in the shadow."""
 
     unit: str
-    failed: bool
+    error_class: str | None
+    """Whose failure it was in the shadow, where there was one; the service answered."""
     same_text: bool
     refused: tuple[bool, bool]
     output_tokens: tuple[int | None, int | None]
@@ -83,9 +84,10 @@ async def keep(
     """Keep the numbers of one answer; of its text only whether it declines. Safe to repeat."""
     await connection.execute(
         text(
-            "INSERT INTO shadow_answers (adapter_id, completion_id, status, error, finish_reason, refused, same_text,"
-            " output_tokens, duration_seconds) VALUES (:adapter_id, :completion_id, :status, :error, :finish_reason,"
-            " CAST(:output_text AS text) ~* :declines, :same_text, :output_tokens, :duration_seconds)"
+            "INSERT INTO shadow_answers (adapter_id, completion_id, status, error, error_class, finish_reason, refused,"
+            " same_text, output_tokens, duration_seconds) VALUES (:adapter_id, :completion_id, :status, :error,"
+            " :error_class, :finish_reason, CAST(:output_text AS text) ~* :declines, :same_text, :output_tokens,"
+            " :duration_seconds)"
             " ON CONFLICT DO NOTHING"
         ),
         {
@@ -101,6 +103,7 @@ async def keep(
 
 _DEFAULTS: Mapping[str, Any] = {
     "error": None,
+    "error_class": None,
     "finish_reason": None,
     "same_text": False,
     "output_tokens": None,
@@ -112,7 +115,7 @@ async def pairs(connection: AsyncConnection, adapter_id: str) -> list[Pair]:
     query = (
         select(
             completions.c.unit,
-            (shadow_answers.c.status != "ok").label("failed"),
+            shadow_answers.c.error_class,
             shadow_answers.c.same_text,
             completions.c.refused,
             shadow_answers.c.refused.label("shadow_refused"),
@@ -127,7 +130,7 @@ async def pairs(connection: AsyncConnection, adapter_id: str) -> list[Pair]:
     return [
         Pair(
             row.unit,
-            row.failed,
+            row.error_class,
             row.same_text,
             (row.refused, row.shadow_refused),
             (row.output_tokens, row.shadow_tokens),

@@ -5,6 +5,7 @@ They belong to the record like those of `feedback.tables`, which see for what a 
 
 from sqlalchemy import (
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -18,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from feedback.table_parts import ERROR_CLASSES
 from feedback.tables import metadata, moment, one_of
 
 ALERT_STATES = ("firing", "resolved")
@@ -55,8 +57,13 @@ verdict_looks = Table(
     Column("difference", Double, comment="Net approval, candidate less champion; NULL: too early."),
     Column("low", Double),
     Column("high", Double),
-    Column("units", Integer, nullable=False, comment="Units of both arms."),
+    Column("units", Integer, nullable=False, comment="Units of every arm."),
     Column("rated_units", Integer, nullable=False),
+    Column(
+        "candidates",
+        JSONB,
+        comment="Of several candidates: state, difference, low and high of each, by arm. The columns: the leading one.",
+    ),
     comment="The verdicts of each split over time: what a worker saw when it looked.",
 )
 
@@ -86,12 +93,15 @@ shadow_answers = Table(
     Column("completion_id", Text, primary_key=True, comment="Whose question was asked again."),
     Column("status", Text, nullable=False, comment="ok or error"),
     Column("error", Text),
+    Column("error_class", Text, comment="Whose failure it was; NULL where there was none."),
     Column("finish_reason", Text),
     Column("refused", Boolean, nullable=False, server_default="false"),
     Column("same_text", Boolean, nullable=False, server_default="false", comment="Word for word the same."),
     Column("output_tokens", Integer),
     Column("duration_seconds", Double, nullable=False),
     moment("created_at"),
+    one_of("error_class", ERROR_CLASSES),
+    CheckConstraint("(status = 'ok') = (error_class IS NULL)", name="error_has_class"),
     comment="How versions without traffic answered real questions. Nobody saw these answers; no text is kept.",
 )
 
@@ -128,6 +138,7 @@ alerts = Table(
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("rule", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="The version that it is about; empty: the model."),
     Column("state", Text, nullable=False),
     Column("severity", Text, nullable=False),
     Column("sentence", Text, nullable=False, comment="What is wrong, with numbers."),
@@ -140,7 +151,13 @@ alerts = Table(
     ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"]),
     one_of("state", ALERT_STATES),
     Index(
-        "uq_alerts_firing", "project", "model", "rule", unique=True, postgresql_where=text("state = 'firing'")
+        "uq_alerts_firing",
+        "project",
+        "model",
+        "rule",
+        "subject",
+        unique=True,
+        postgresql_where=text("state = 'firing'"),
     ),
     comment="What needs a person, once for as long as it lasts.",
 )

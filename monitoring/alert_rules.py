@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, audit, champion_reports, engines, experiments, rollouts, runs
 from feedback.adapters import AUTOMATIC_ACTOR
-from feedback.experiments import CANDIDATE_ARM, Experiment
+from feedback.experiments import CHAMPION_ARM
 from feedback.models import Model
 from monitoring.drift import newest
 
@@ -20,11 +20,12 @@ Severity = Literal["warning", "critical"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is wrong with a model now."""
+    """One thing that is wrong with a model now; `subject` is the version that it is about, where several may be."""
 
     rule: str
     severity: Severity
     sentence: str
+    subject: str = ""
 
 
 async def conditions(connection: AsyncConnection, model: Model) -> list[Condition]:
@@ -40,28 +41,32 @@ async def _canary(connection: AsyncConnection, model: Model) -> list[Condition]:
     split = next((one for one in splits if one.model == model.model), None)
     if split is None:
         return []
+    found: list[Condition] = []
     if split.status == "running":
         standing = await rollouts.of(connection, split.experiment_id)
         if standing.paused and standing.paused_by == AUTOMATIC_ACTOR:
             why = (
                 f"The rollout of '{model.model}' is paused until a person resumes it: {standing.pause_reason}"
             )
-            return [Condition("rollout_paused", "warning", why)]
-        return []
-    return await _aborted(connection, model, split)
+            found.append(Condition("rollout_paused", "warning", why))
+    for arm in split.arms:
+        # Those that ended with a promotion made way for another: nothing is wrong with them.
+        alone = arm.ended_at is not None and arm.ended_at != split.ended_at
+        if arm.arm != CHAMPION_ARM and (alone or split.outcome == "aborted"):
+            found += await _aborted(connection, model, arm.version, arm.reason or split.reason)
+    return found
 
 
-async def _aborted(connection: AsyncConnection, model: Model, split: Experiment) -> list[Condition]:
-    if split.outcome != "aborted":
-        return []
-    candidate = await adapters.by_id(connection, split.arm(CANDIDATE_ARM).adapter_id)
-    entries = await audit.entries(connection, model.project, subject=candidate.name, limit=5)
+async def _aborted(
+    connection: AsyncConnection, model: Model, version: str, reason: str | None
+) -> list[Condition]:
+    entries = await audit.entries(connection, model.project, subject=version, limit=5)
     last = next((entry for entry in entries if entry.action.startswith("adapter.")), None)
     # As long as nobody has decided about the version since, somebody has still to read why it was aborted.
     if last is None or last.action != "adapter.abort" or last.actor != AUTOMATIC_ACTOR:
         return []
-    sentence = f"{candidate.name} was taken back by itself and waits for a decision: {split.reason}"
-    return [Condition("canary_aborted", "critical", sentence)]
+    sentence = f"{version} was taken back by itself and waits for a decision: {reason}"
+    return [Condition("canary_aborted", "critical", sentence, subject=version)]
 
 
 async def _champion(connection: AsyncConnection, model: Model) -> list[Condition]:

@@ -37,6 +37,8 @@ class Alert:
     project: str
     model: str
     rule: str
+    subject: str
+    """The version that it is about; empty: the model."""
     state: str
     severity: str
     sentence: str
@@ -63,10 +65,11 @@ async def bring_up_to_date(
     connection: AsyncConnection, model: Model, found: Sequence[Condition], *, channels: Sequence[str]
 ) -> list[str]:
     """Fire what is new, refresh what goes on, resolve what is over."""
-    firing = {one.rule: one for one in await listed(connection, model.project, model.model, state="firing")}
+    known_ones = await listed(connection, model.project, model.model, state="firing")
+    firing = {(one.rule, one.subject): one for one in known_ones}
     done: list[str] = []
     for condition in found:
-        known = firing.pop(condition.rule, None)
+        known = firing.pop((condition.rule, condition.subject), None)
         alert = await (
             _fire(connection, model, condition) if known is None else _refresh(connection, known, condition)
         )
@@ -140,6 +143,7 @@ async def _fire(connection: AsyncConnection, model: Model, condition: Condition)
             project=model.project,
             model=model.model,
             rule=condition.rule,
+            subject=condition.subject,
             state="firing",
             severity=condition.severity,
             sentence=condition.sentence,
@@ -207,6 +211,7 @@ def _message(alert: Alert, event: str) -> dict[str, Any]:
             "project": alert.project,
             "model": alert.model,
             "rule": alert.rule,
+            "subject": alert.subject,
             "severity": alert.severity,
             "sentence": alert.sentence,
         },

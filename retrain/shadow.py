@@ -1,7 +1,8 @@
 """Ask a candidate without traffic what people have just asked, and keep in numbers how it did.
 
 This happens after the fact, in the worker, from the record: no request waits for it, no gateway knows of it, and an
-engine that is busy sees a bounded number of questions more. What it answers is thrown away.
+engine that is busy sees a bounded number of questions more. What it answers is thrown away. An engine that is away, and
+a request that it will not take, say nothing of the candidate, and are counted apart.
 """
 
 import time
@@ -16,12 +17,15 @@ from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.models import Model
 from feedback.shadow_answers import Question
+from monitoring.failures import ErrorClass, of_engine
 from retrain.settings import RetrainSettings
 
 LOOK_BACK = timedelta(minutes=10)
 STATES = ("candidate", "approved")
 OURS = ("stream", "stream_options", "safety_identifier", "user", "store", "metadata")
 """Fields of a request that were for the service, not for the engine."""
+OURS_TO_GET_RIGHT = (401, 403, 404)
+"""The engine does not take the key, or does not hold the version any more."""
 
 
 async def tick(database: Database, settings: RetrainSettings) -> list[str]:
@@ -50,12 +54,17 @@ async def _shadow(database: Database, model: Model, settings: RetrainSettings) -
             share=policy.shadow_share,
             limit=policy.shadow_questions_max,
         )
+    asked = 0
     async with _client(engine, settings) as client:
         for question in questions:
             answer = await _ask(client, candidate, question)
             async with database.begin() as connection:
                 await shadow_answers.keep(connection, candidate.adapter_id, question.completion_id, **answer)
-    return [f"{candidate.name} was asked {len(questions)} questions in the shadow."] if questions else []
+            asked += 1
+            if answer.get("error_class") == "infrastructure":
+                # An engine that is away would use up every question; the next look finds what is left of them.
+                break
+    return [f"{candidate.name} was asked {asked} questions in the shadow."] if asked else []
 
 
 async def _candidate(connection: AsyncConnection, model: Model) -> tuple[Adapter | None, str | None]:
@@ -86,17 +95,15 @@ async def _ask(client: httpx.AsyncClient, candidate: Adapter, question: Question
             json=asked | {"model": candidate.engine_name},
             headers={"x-request-id": f"shadow-{question.completion_id}"},
         )
-        answer.raise_for_status()
+        if not answer.is_success:
+            return _failed(began, _class_of(answer), f"{answer.status_code}: {answer.text}")
         found = answer.json()
         choice = found["choices"][0]
         said = choice["message"].get("content") or ""
-    except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
-        return {
-            "status": "error",
-            "error": f"{error!r}"[:500],
-            "output_text": "",
-            "duration_seconds": time.perf_counter() - began,
-        }
+    except httpx.HTTPError as error:
+        return _failed(began, "infrastructure", repr(error))
+    except (KeyError, IndexError, ValueError) as error:
+        return _failed(began, "unknown", repr(error))
     return {
         "status": "ok",
         "output_text": said,
@@ -105,3 +112,24 @@ async def _ask(client: httpx.AsyncClient, candidate: Adapter, question: Question
         "output_tokens": found.get("usage", {}).get("completion_tokens"),
         "duration_seconds": time.perf_counter() - began,
     }
+
+
+def _failed(began: float, whose: ErrorClass, error: str) -> dict[str, Any]:
+    return {
+        "status": "error",
+        "error": error[:500],
+        "error_class": whose,
+        "output_text": "",
+        "duration_seconds": time.perf_counter() - began,
+    }
+
+
+def _class_of(answer: httpx.Response) -> ErrorClass:
+    """Whose failure it is. The question alone is a caller's: the key and the version's name are ours."""
+    if answer.status_code in OURS_TO_GET_RIGHT:
+        return "infrastructure"
+    try:
+        message = str(answer.json()["error"]["message"])
+    except (KeyError, TypeError, ValueError):
+        message = ""
+    return of_engine(answer.status_code, message)

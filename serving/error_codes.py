@@ -4,9 +4,8 @@ The reference page of errors is written from here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-ErrorClass = Literal["caller", "model", "infrastructure", "unknown"]
+from monitoring.failures import ErrorClass
 
 
 @dataclass(frozen=True, slots=True)

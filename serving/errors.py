@@ -7,8 +7,8 @@ problem details.
 
 import orjson
 
+from monitoring.failures import ErrorClass
 from serving.endpoints import MESSAGES, RESPONSES, Endpoint
-from serving.error_codes import ErrorClass
 from serving.failures import classify
 
 Headers = list[tuple[bytes, bytes]]

@@ -3,11 +3,10 @@
 One pure function decides it, from what a client is told: status, code and the first words of the message. Its answer is
 in the record, in the metrics and in the log, and the guardrails go by it: a version is blamed for what is the model's,
 and for what nobody can name, never for what its callers or its machines did.
-
-What an engine says may quote what a caller wrote, so a sentence is known by how it begins, never by what it holds.
 """
 
-from serving.error_codes import BY_CODE, ErrorClass
+from monitoring.failures import ErrorClass, of_engine
+from serving.error_codes import BY_CODE
 
 MEANINGS: dict[ErrorClass, str] = {
     "caller": "The request, or who sent it: it fails the same way at any version. Counts against none.",
@@ -17,13 +16,6 @@ MEANINGS: dict[ErrorClass, str] = {
     "unknown": "None of what is known of engines says whose it is. Counts against the version, since a guardrail that "
     "looks away from what it cannot name guards nothing; both arms of a split meet the others' share of it alike.",
 }
-
-MODEL_SAYS = (
-    "Out of range float values are not JSON compliant",  # The logits are NaN; vLLM says 400.
-    "Call to add_lora method failed",
-)
-ENGINE_SAYS = ("EngineCore encountered an issue", "EngineCore failed", "The server is shutting down")
-INFRASTRUCTURE_STATUSES = (408, 425, 429, 502, 503, 504)
 
 
 def classify(status: int, code: str | None = None, message: str = "") -> ErrorClass:
@@ -37,10 +29,4 @@ def classify(status: int, code: str | None = None, message: str = "") -> ErrorCl
     known = BY_CODE.get(code or "")
     if known is not None:
         return known.error_class
-    if message.startswith(MODEL_SAYS):
-        return "model"
-    if message.startswith(ENGINE_SAYS) or status in INFRASTRUCTURE_STATUSES:
-        return "infrastructure"
-    if 400 <= status < 500:
-        return "caller"
-    return "model" if status == 500 else "unknown"
+    return of_engine(status, message)

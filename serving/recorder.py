@@ -18,11 +18,11 @@ import orjson
 
 from feedback.errors import HoneError
 from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
+from monitoring.failures import ErrorClass
 from monitoring.metrics import Series
 from monitoring.tracing import TraceContext, Tracer
 from serving.asked import Asked
 from serving.auth import Caller
-from serving.error_codes import ErrorClass
 from serving.errors import ApiError, Headers
 from serving.redaction import pack
 from serving.routing import Route

@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from monitoring.failures import ErrorClass
 from monitoring.settings import MonitoringSettings
 from monitoring.tracing import TRACEPARENT
-from serving.error_codes import ErrorClass
 
 if TYPE_CHECKING:
     from serving.recorder import Latency, Recording

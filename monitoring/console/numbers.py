@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.console_keys import CONSOLE_KEYS
+from feedback.exposures import FAILED
 from feedback.models import Model
 from monitoring.console import charts, view
 
@@ -32,7 +33,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class VersionSpeed:
-    """One version's newest answers."""
+    """One version's newest answers; `errors` are those that it is to be blamed for."""
 
     version: int
     requests: int
@@ -62,19 +63,19 @@ class Ratings:
 
 _TRAFFIC = text("""
 SELECT date_bin('1 hour', created_at, :since) AS hour, count(*) AS requests,
-       count(*) FILTER (WHERE arm = 'candidate') AS candidate
+       count(*) FILTER (WHERE arm <> 'champion') AS candidate
 FROM completions
 WHERE project = :project AND model = :model AND created_at >= :since AND day >= :day
 GROUP BY hour
 """)
 
-_SPEED = text("""
+_SPEED = text(f"""
 WITH newest AS (
-    SELECT version, status, time_to_first_token_seconds, duration_seconds FROM completions
+    SELECT version, status, error_class, time_to_first_token_seconds, duration_seconds FROM completions
     WHERE project = :project AND model = :model AND created_at >= :since AND day >= :day AND version IS NOT NULL
     ORDER BY created_at DESC LIMIT :rows
 )
-SELECT version, count(*) AS requests, count(*) FILTER (WHERE status = 'error') AS errors,
+SELECT version, count(*) AS requests, count(*) FILTER (WHERE {FAILED}) AS errors,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY time_to_first_token_seconds) AS first_token_median,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY time_to_first_token_seconds) AS first_token_slow,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_seconds) AS whole_median,

@@ -143,6 +143,40 @@ async def test_a_canary_that_was_aborted_by_itself_waits_for_a_decision(database
     assert "canary_aborted" not in dict(await found(database))
 
 
+async def test_each_of_several_candidates_that_was_taken_back_is_told_by_itself(database: Database) -> None:
+    await a_service(database, ModelPolicy.model_validate({"alerts": {"rules": ["canary_aborted"]}}))
+    names = ["support@1", "support@2", "support@3"]
+    async with database.begin() as connection:
+        for _ in names:
+            await an_adapter(connection, state="approved")
+        await shipping.start_canaries(connection, PROJECT, names, rule="equal", by="ada")
+    for name in names[:2]:
+        async with database.begin() as connection:
+            await shipping.abort(
+                connection, PROJECT, "support", only=name, by=AUTOMATIC_ACTOR, reason=f"{name} lies"
+            )
+        assert dict(await found(database))["canary_aborted"].endswith(f"waits for a decision: {name} lies")
+        await alerts.tick(database, ["webhook"])
+    async with database.begin() as connection:
+        told = await alerts.listed(connection, PROJECT, "support", state="firing")
+        await shipping.promote(connection, PROJECT, "support@3", by="ada", reason="it is the one")
+        await shipping.reject(connection, PROJECT, "support@1", by="ada", reason="it does")
+    assert {one.subject for one in told if one.rule == "canary_aborted"} == {"support@1", "support@2"}
+    assert await waiting(database) == [("webhook", "alert.firing")] * 2
+    assert [rule for rule, _ in await found(database)].count("canary_aborted") == 1
+
+
+async def test_a_candidate_that_made_way_for_another_is_no_alert(database: Database) -> None:
+    await a_service(database, ModelPolicy(approval="automatic"))
+    names = ["support@1", "support@2"]
+    async with database.begin() as connection:
+        for _ in names:
+            await an_adapter(connection, state="approved")
+        await shipping.start_canaries(connection, PROJECT, names, rule="equal", by="ada")
+        await shipping.promote(connection, PROJECT, "support@2", by=AUTOMATIC_ACTOR, reason="it is better")
+    assert "canary_aborted" not in dict(await found(database))
+
+
 async def test_an_abort_by_a_person_is_no_alert_and_a_pause_by_the_worker_is_one(database: Database) -> None:
     await a_service(database)
     async with database.begin() as connection:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from feedback import adapters, engines, experiments, exposures, shadow_answers
@@ -51,8 +52,8 @@ async def test_a_candidate_is_asked_each_question_once_and_its_answers_are_numbe
         assert {asked.body["model"] for asked in engine.asked} == {candidate}
         assert all("stream" not in asked.body for asked in engine.asked)
     found = await pairs(database, candidate)
-    assert [(pair.failed, pair.refused, pair.same_text) for pair in found] == [
-        (False, (False, True), False)
+    assert [(pair.error_class, pair.refused, pair.same_text) for pair in found] == [
+        (None, (False, True), False)
     ] * 5
     async with database.begin() as connection:
         kept = (await connection.execute(text("SELECT * FROM shadow_answers"))).mappings().all()
@@ -67,12 +68,37 @@ async def test_the_same_words_are_noticed(database: Database) -> None:
     assert [pair.same_text for pair in await pairs(database, candidate)] == [True]
 
 
-async def test_an_engine_that_fails_is_counted_and_stops_nothing(database: Database) -> None:
-    async with fake_engine(refuse(500)) as engine:
+@pytest.mark.parametrize(
+    ("status", "says", "whose"),
+    [
+        (500, "list index out of range", "model"),
+        (400, "Out of range float values are not JSON compliant: nan", "model"),
+        (400, "This model's maximum context length is 512 tokens.", "caller"),
+    ],
+)
+async def test_a_failure_is_counted_by_whose_it_is_and_stops_nothing(
+    database: Database, status: int, says: str, whose: str
+) -> None:
+    async with fake_engine(refuse(status, says)) as engine:
         candidate = await a_candidate(database, engine)
         await questions(database, 2)
         await shadow.tick(database, SETTINGS)
-    assert [pair.failed for pair in await pairs(database, candidate)] == [True, True]
+    assert [pair.error_class for pair in await pairs(database, candidate)] == [whose, whose]
+
+
+@pytest.mark.parametrize("status", [401, 404, 503])
+async def test_an_engine_that_is_away_takes_one_question_at_a_look_and_nothing_from_the_candidate(
+    database: Database, status: int
+) -> None:
+    async with fake_engine(refuse(status)) as engine:
+        candidate = await a_candidate(database, engine)
+        await questions(database, 3)
+        await shadow.tick(database, SETTINGS)
+        assert len(engine.asked) == 1
+    assert await shadow.tick(database, SETTINGS) == ["support@1 was asked 1 questions in the shadow."]
+    summary = summarise(await pairs(database, candidate), name="support@1")
+    assert (summary.questions, summary.failed, summary.not_told) == (0, 0, 2)
+    assert "2 more failed without saying anything of it." in summary.sentence
 
 
 async def test_only_the_share_of_the_policy_is_asked(database: Database) -> None:
@@ -110,7 +136,7 @@ async def test_no_verdict_counts_what_the_shadow_answered(database: Database) ->
 
 def test_a_summary_says_what_happened_with_an_interval_for_the_length() -> None:
     found = [
-        Pair(f"r{n}", False, n % 4 == 0, (False, n == 0), (10, 20 + n % 3), (1.0, 1.1)) for n in range(60)
+        Pair(f"r{n}", None, n % 4 == 0, (False, n == 0), (10, 20 + n % 3), (1.0, 1.1)) for n in range(60)
     ]
     summary = summarise(found, name="support@3")
     assert summary.length_ratio is not None
@@ -124,5 +150,5 @@ def test_a_summary_says_what_happened_with_an_interval_for_the_length() -> None:
 
 def test_few_raters_give_no_interval_and_none_a_plain_sentence() -> None:
     assert summarise([], name="support@3").sentence == "support@3 was asked nothing in the shadow yet."
-    few = [Pair("r", False, False, (False, False), (10, 20), (1.0, 1.0))] * 50
+    few = [Pair("r", None, False, (False, False), (10, 20), (1.0, 1.0))] * 50
     assert summarise(few, name="support@3").length_ratio is None

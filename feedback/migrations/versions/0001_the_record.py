@@ -235,6 +235,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("experiment_id IS NOT NULL"),
     )
     op.create_index(
+        "ix_completions_experiment_failures",
+        "completions",
+        ["experiment_id", "arm", "error_class"],
+        unique=False,
+        postgresql_where=sa.text("experiment_id IS NOT NULL AND error_class IS NOT NULL"),
+    )
+    op.create_index(
         "ix_completions_project_model_created_at",
         "completions",
         ["project", "model", "created_at"],
@@ -913,7 +920,10 @@ def upgrade() -> None:
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column(
-            "kind", sa.Text(), nullable=False, comment="plan: only say what a run would do; now: queue it."
+            "kind",
+            sa.Text(),
+            nullable=False,
+            comment="plan: only say what a run would do; now: queue it; dataset: freeze its rows; search: for a recipe.",
         ),
         sa.Column("method", sa.Text(), nullable=True, comment="NULL: what the model's policy says."),
         sa.Column(
@@ -922,25 +932,45 @@ def upgrade() -> None:
             nullable=False,
             comment="Overrides of the recipe.",
         ),
+        sa.Column(
+            "search",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Of a search: how many trials, and the sampler.",
+        ),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column(
             "plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="What the worker planned."
         ),
         sa.Column("refusal", sa.Text(), nullable=True, comment="Why there is no run, in words."),
         sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("dataset_id", sa.Text(), nullable=True, comment="What a dataset request froze."),
+        sa.Column(
+            "search_id",
+            sa.Text(),
+            nullable=True,
+            comment="What a search's trials are kept under, once it began.",
+        ),
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('plan', 'now')", name=op.f("ck_run_requests_kind")),
-        sa.CheckConstraint("status IN ('waiting', 'done', 'refused')", name=op.f("ck_run_requests_status")),
+        sa.CheckConstraint(
+            "kind IN ('plan', 'now', 'dataset', 'search')", name=op.f("ck_run_requests_kind")
+        ),
+        sa.CheckConstraint(
+            "status IN ('waiting', 'running', 'done', 'refused')", name=op.f("ck_run_requests_status")
+        ),
         sa.ForeignKeyConstraint(
             ["project", "model"],
             ["models.project", "models.model"],
             name=op.f("fk_run_requests_project_model"),
         ),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["datasets.dataset_id"], name=op.f("fk_run_requests_dataset_id")
+        ),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_run_requests_run_id")),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_run_requests")),
-        comment="Plans and runs asked for over HTTP; the worker answers.",
+        comment="Plans, runs, datasets and searches asked for over HTTP; the worker answers.",
     )
     op.create_index("ix_run_requests_status", "run_requests", ["status"], unique=False)
     _create_evaluating()
@@ -1015,6 +1045,11 @@ def downgrade() -> None:
         "ix_completions_rater", table_name="completions", postgresql_where=sa.text("rater IS NOT NULL")
     )
     op.drop_index("ix_completions_project_model_created_at", table_name="completions")
+    op.drop_index(
+        "ix_completions_experiment_failures",
+        table_name="completions",
+        postgresql_where=sa.text("experiment_id IS NOT NULL AND error_class IS NOT NULL"),
+    )
     op.drop_index(
         "ix_completions_experiment_id",
         table_name="completions",
@@ -1118,8 +1153,15 @@ def _create_watching() -> None:
         ),
         sa.Column("low", sa.Double(), nullable=True),
         sa.Column("high", sa.Double(), nullable=True),
-        sa.Column("units", sa.Integer(), nullable=False, comment="Units of both arms."),
+        sa.Column("units", sa.Integer(), nullable=False, comment="Units of every arm."),
         sa.Column("rated_units", sa.Integer(), nullable=False),
+        sa.Column(
+            "candidates",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Of several candidates: state, difference, low and high of each, by arm. "
+            "The columns: the leading one.",
+        ),
         sa.ForeignKeyConstraint(
             ["experiment_id"], ["experiments.experiment_id"], name=op.f("fk_verdict_looks_experiment_id")
         ),
@@ -1160,6 +1202,12 @@ def _create_watching() -> None:
         sa.Column("completion_id", sa.Text(), nullable=False, comment="Whose question was asked again."),
         sa.Column("status", sa.Text(), nullable=False, comment="ok or error"),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column(
+            "error_class",
+            sa.Text(),
+            nullable=True,
+            comment="Whose failure it was; NULL where there was none.",
+        ),
         sa.Column("finish_reason", sa.Text(), nullable=True),
         sa.Column("refused", sa.Boolean(), server_default="false", nullable=False),
         sa.Column(
@@ -1174,6 +1222,13 @@ def _create_watching() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
             ["adapter_id"], ["adapters.adapter_id"], name=op.f("fk_shadow_answers_adapter_id")
+        ),
+        sa.CheckConstraint(
+            "error_class IN ('caller', 'model', 'infrastructure', 'unknown')",
+            name=op.f("ck_shadow_answers_error_class"),
+        ),
+        sa.CheckConstraint(
+            "(status = 'ok') = (error_class IS NULL)", name=op.f("ck_shadow_answers_error_has_class")
         ),
         sa.PrimaryKeyConstraint("adapter_id", "completion_id", name=op.f("pk_shadow_answers")),
         comment="How versions without traffic answered real questions. Nobody saw these answers; no text is kept.",
@@ -1235,6 +1290,9 @@ def _create_watching() -> None:
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column(
+            "subject", sa.Text(), nullable=False, comment="The version that it is about; empty: the model."
+        ),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("severity", sa.Text(), nullable=False),
         sa.Column("sentence", sa.Text(), nullable=False, comment="What is wrong, with numbers."),
@@ -1258,7 +1316,7 @@ def _create_watching() -> None:
     op.create_index(
         "uq_alerts_firing",
         "alerts",
-        ["project", "model", "rule"],
+        ["project", "model", "rule", "subject"],
         unique=True,
         postgresql_where=sa.text("state = 'firing'"),
     )
