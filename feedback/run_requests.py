@@ -1,7 +1,7 @@
-"""Plans and runs asked for over HTTP. The gateway writes the request, the worker answers it.
+"""Plans, runs, datasets and searches asked for over HTTP or in the console. The worker answers.
 
-Planning reads the whole record and needs the training side, which a gateway does not have. A request is answered once,
-in the transaction that queues its run.
+Planning reads the whole record and needs the training side, which neither has. A request is answered once, in the
+transaction that queues its run or freezes its rows; a search runs meanwhile, and may be cancelled.
 """
 
 from collections.abc import Mapping
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import models
-from feedback.errors import HoneError, NotFound
+from feedback import audit, models
+from feedback.errors import HoneError, IllegalMove, NotFound
 from feedback.ids import new_id
 from feedback.tables import METHODS, SEQUENCES
-from feedback.tuning_tables import RUN_REQUEST_KINDS, run_requests
+from feedback.tuning_tables import RUN_REQUEST_KINDS, SAMPLERS, run_requests
+
+TRIALS_MAX = 200
+UNANSWERED = ("waiting", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class RunRequest:
     requested_by: str
     created_at: datetime
     finished_at: datetime | None
+    search: dict[str, Any] | None = None
+    dataset_id: str | None = None
+    search_id: str | None = None
 
 
 async def create(
@@ -46,9 +52,10 @@ async def create(
     *,
     method: str | None = None,
     recipe: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
     by: str,
 ) -> RunRequest:
-    """Ask the worker for a plan, or for a run `now`.
+    """Ask the worker for a plan, for a run `now`, for a `dataset` of its rows, or for a `search` as `search_of` made.
 
     Raises:
         NotFound: there is no such model.
@@ -69,13 +76,63 @@ async def create(
                 kind=kind,
                 method=method,
                 recipe=dict(recipe or {}),
+                search=null() if search is None else dict(search),
                 status="waiting",
                 requested_by=by,
             )
             .returning(run_requests)
         )
     ).one()
-    return RunRequest(**row._mapping)
+    made = RunRequest(**row._mapping)
+    asked = {"kind": kind, "method": method or "auto", "recipe": made.recipe} | (
+        dict(search) if search else {}
+    )
+    await audit.write(
+        connection, project=project, actor=by, action="run.request", subject=model,
+        detail={"request_id": made.request_id} | asked,
+    )  # fmt: skip
+    return made
+
+
+def search_of(trials: int, sampler: str) -> dict[str, Any]:
+    """What a search is asked for with.
+
+    Raises:
+        HoneError: too few or too many trials, or no such sampler.
+    """
+    if not 1 <= trials <= TRIALS_MAX:
+        raise HoneError(f"'trials' is {trials}; expected 1 to {TRIALS_MAX}.")
+    if sampler not in SAMPLERS:
+        raise HoneError(f"'sampler' is '{sampler}'; expected {', '.join(SAMPLERS)}.")
+    return {"trials": trials, "sampler": sampler}
+
+
+async def begin_search(connection: AsyncConnection, request: RunRequest) -> str:
+    """Say that a search has begun; returns its id."""
+    search_id = new_id("search")
+    await connection.execute(
+        update(run_requests)
+        .where(run_requests.c.request_id == request.request_id)
+        .values(status="running", search_id=search_id)
+    )
+    return search_id
+
+
+async def cancel(connection: AsyncConnection, project: str, request_id: str, *, by: str) -> None:
+    """Withdraw a request that waits, or end a search that runs; its trials so far are kept.
+
+    Raises:
+        NotFound: the project has no such request.
+        IllegalMove: it has been answered.
+    """
+    request = await get(connection, project, request_id)
+    if request.status not in UNANSWERED:
+        raise IllegalMove(f"{request_id} is '{request.status}'; only what waits or runs can be cancelled.")
+    await answer(connection, request_id, refusal="Cancelled on request.")
+    await audit.write(
+        connection, project=project, actor=by, action="run.cancel_request", subject=request.model,
+        detail={"request_id": request_id, "kind": request.kind},
+    )  # fmt: skip
 
 
 async def get(connection: AsyncConnection, project: str, request_id: str) -> RunRequest:
@@ -93,9 +150,9 @@ async def get(connection: AsyncConnection, project: str, request_id: str) -> Run
     return RunRequest(**row._mapping)
 
 
-async def waiting(connection: AsyncConnection) -> list[RunRequest]:
-    """Requests that nobody has answered, oldest first."""
-    query = select(run_requests).where(run_requests.c.status == "waiting").order_by(run_requests.c.created_at)
+async def waiting(connection: AsyncConnection, *, status: str = "waiting") -> list[RunRequest]:
+    """Requests that nobody has answered, oldest first; with `status`, the searches that run."""
+    query = select(run_requests).where(run_requests.c.status == status).order_by(run_requests.c.created_at)
     return [RunRequest(**row._mapping) for row in await connection.execute(query)]
 
 
@@ -105,16 +162,18 @@ async def answer(
     *,
     plan: Mapping[str, Any] | None = None,
     run_id: str | None = None,
+    dataset_id: str | None = None,
     refusal: str | None = None,
 ) -> None:
-    """Say what came of a request."""
+    """Say what came of a request, unless that was said before."""
     await connection.execute(
         update(run_requests)
-        .where(run_requests.c.request_id == request_id)
+        .where(run_requests.c.request_id == request_id, run_requests.c.status.in_(UNANSWERED))
         .values(
             status="done" if refusal is None else "refused",
             plan=None if plan is None else dict(plan),
             run_id=run_id,
+            dataset_id=dataset_id,
             refusal=refusal,
             finished_at=func.now(),
         )

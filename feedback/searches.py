@@ -7,8 +7,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback.errors import NotFound
+from feedback.errors import HoneError, NotFound
 from feedback.tuning_tables import search_trials
+
+SEARCHED, SEARCHED_SHAPE = ("learning_rate", "epochs", "beta"), ("rank", "alpha")
+"""What a search finds: for its method, and for the adapter, which all stages of a run share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +64,24 @@ async def winner(connection: AsyncConnection, project: str, search_id: str) -> T
     if not completed:
         raise NotFound(f"No trial of {search_id} was completed; `hone retrain trials {search_id}` says why.")
     return min(completed, key=lambda trial: (trial.loss, trial.number))
+
+
+async def best(
+    connection: AsyncConnection, project: str, search_id: str, *, methods: str | None
+) -> tuple[str, dict[str, Any]]:
+    """What a search found, as what wins over the policy's recipe in a run of `methods`, and these methods.
+
+    Raises:
+        NotFound: there is no such search, or none of its trials was completed.
+        HoneError: the search was of another method.
+    """
+    recipe = (await winner(connection, project, search_id)).recipe
+    method = str(recipe["method"])
+    methods = methods or method
+    if method not in methods.split("+"):
+        raise HoneError(
+            f"--method is '{methods}', and the search was of {method.upper()}: it found nothing for that. Leave out "
+            f"--method, or name a search of it."
+        )
+    of_method = {name: recipe[name] for name in SEARCHED if recipe.get(name) is not None}
+    return methods, {method: of_method} | {name: recipe[name] for name in SEARCHED_SHAPE}

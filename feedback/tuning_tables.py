@@ -21,8 +21,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from feedback.tables import METHODS, metadata, moment, one_of
 
 JOB_STATUSES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
-RUN_REQUEST_KINDS = ("plan", "now")
-RUN_REQUEST_STATUSES = ("waiting", "done", "refused")
+RUN_REQUEST_KINDS = ("plan", "now", "dataset", "search")
+RUN_REQUEST_STATUSES = ("waiting", "running", "done", "refused")
+SAMPLERS = ("bayesian", "random", "grid")
 TRIAL_STATUSES = ("complete", "pruned", "failed")
 
 files = Table(
@@ -81,13 +82,21 @@ run_requests = Table(
     Column("request_id", Text, primary_key=True),
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("kind", Text, nullable=False, comment="plan: only say what a run would do; now: queue it."),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        comment="plan: say what a run would do; now: queue it; dataset: freeze its rows; search: for a recipe.",
+    ),
     Column("method", Text, comment="NULL: what the model's policy says."),
     Column("recipe", JSONB, nullable=False, comment="Overrides of the recipe."),
+    Column("search", JSONB, comment="Of a search: how many trials, and the sampler."),
     Column("status", Text, nullable=False),
     Column("plan", JSONB, comment="What the worker planned."),
     Column("refusal", Text, comment="Why there is no run, in words."),
     Column("run_id", Text, ForeignKey("runs.run_id")),
+    Column("dataset_id", Text, ForeignKey("datasets.dataset_id"), comment="What a dataset request froze."),
+    Column("search_id", Text, comment="What a search's trials are kept under, once it began."),
     Column("requested_by", Text, nullable=False),
     moment("created_at"),
     moment("finished_at", required=False),
@@ -95,7 +104,7 @@ run_requests = Table(
     one_of("kind", RUN_REQUEST_KINDS),
     one_of("status", RUN_REQUEST_STATUSES),
     Index("ix_run_requests_status", "status"),
-    comment="Plans and runs asked for over HTTP; the worker answers.",
+    comment="Plans, runs, datasets and searches asked for over HTTP; the worker answers.",
 )
 
 search_trials = Table(

@@ -27,8 +27,6 @@ from feedback.tables import METHODS, SEQUENCES
 from feedback.terminal import actor, console, in_record, patience, show_one, show_rows
 
 POLL_SECONDS = 0.5
-SEARCHED, SEARCHED_SHAPE = ("learning_rate", "epochs", "beta"), ("rank", "alpha")
-"""What a search finds: for its method, and for the adapter, which all stages of a run share."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 Project = Annotated[str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")]
@@ -96,9 +94,7 @@ def start_run(
     async def plan_and_queue(connection: Any) -> Run:
         chosen, overrides = _method(method), None
         if from_search is not None:
-            best = await searches.winner(connection, project, from_search)
-            chosen = chosen or str(best.recipe["method"])
-            overrides = _found(best.recipe, chosen)
+            chosen, overrides = await searches.best(connection, project, from_search, methods=chosen)
         planned = await make_plan(connection, project, model, method=chosen, overrides=overrides)
         return await queue(connection, planned, by=actor())
 
@@ -113,16 +109,21 @@ def start_run(
         _follow(project, queued.run_id, as_json=as_json)
 
 
-def _found(recipe: dict[str, Any], methods: str) -> dict[str, Any]:
-    """A search's best recipe, as what wins over the policy's in a run of `methods`."""
-    method = str(recipe["method"])
-    if method not in methods.split("+"):
-        raise HoneError(
-            f"--method is '{methods}', and the search was of {method.upper()}: it found nothing for that. Leave out "
-            f"--method, or name a search of it."
+@retrain.command("freeze")
+def freeze_rows(
+    model: Model, method: Method = "auto", project: Project = DEFAULT_PROJECT, as_json: AsJson = False
+) -> None:
+    """Make a dataset of the rows that the next run would use. Trains nothing."""
+    from retrain.plan import freeze_dataset
+
+    made = in_record(lambda connection: freeze_dataset(connection, project, model, method=_method(method)))
+    if as_json:
+        print(orjson.dumps(asdict(made), default=str).decode())
+    else:
+        console.print(
+            f"{made.dataset_id}: {made.counts['train']} rows to train on, {made.counts['held_out']} held out. "
+            f"`hone dataset show {made.dataset_id}` says how they were chosen."
         )
-    of_method = {name: recipe[name] for name in SEARCHED if recipe.get(name) is not None}
-    return {method: of_method} | {name: recipe[name] for name in SEARCHED_SHAPE}
 
 
 @retrain.command("search")

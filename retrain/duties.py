@@ -11,7 +11,15 @@ from feedback.database import Database
 from monitoring import alerts
 from monitoring.deliveries import deliver, senders
 from monitoring.settings import MonitoringSettings
-from retrain import champion_watch, drift_child, null_adapter, rollout, shadow, version_retention
+from retrain import (
+    champion_watch,
+    drift_child,
+    null_adapter,
+    rollout,
+    search_child,
+    shadow,
+    version_retention,
+)
 from retrain.settings import RetrainSettings
 
 log = structlog.get_logger(__name__)
@@ -39,6 +47,11 @@ def watching(database: Database, state_dir: Path, settings: RetrainSettings) -> 
         Duty("null adapters", often, partial(_say, null_adapter.tick, database, published)),
         Duty("champions", seldom, partial(_say, champion_watch.tick, database)),
         Duty("drift", settings.drift_interval_seconds, partial(_say, drift_child.look, database, state_dir)),
+        Duty(
+            "searches",
+            often,
+            partial(_say, search_child.look, database, state_dir, settings.training_threads),
+        ),
         Duty("shadow", seldom, partial(_say, shadow.tick, database, settings)),
         Duty("alerts", seldom, partial(_say, alerts.tick, database, list(channels))),
         Duty("deliveries", often, partial(_say, deliver, database, channels)),

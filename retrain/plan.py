@@ -115,6 +115,21 @@ async def queue(connection: AsyncConnection, plan: Plan, *, by: str) -> Run:
     return run
 
 
+async def freeze_dataset(
+    connection: AsyncConnection, project: str, model: str, *, method: str | None = None
+) -> Dataset:
+    """Freeze the rows that the next run would use, without a run; twice the same rows are one dataset.
+
+    Raises:
+        NotFound: there is no such model.
+        HoneError: the data allows no run, and the message says what is missing.
+    """
+    plan = await make_plan(connection, project, model, method=method)
+    if plan.recipe is None:
+        raise HoneError(f"No dataset can be made for '{model}' yet. " + " ".join(plan.choice.sentences))
+    return await freeze(connection, plan)
+
+
 async def freeze(connection: AsyncConnection, plan: Plan) -> Dataset:
     """Freeze the plan's rows, balance and exclusions; what waits for a reviewer is put before one.
 

@@ -24,7 +24,7 @@ from feedback.models import Model
 from feedback.run_requests import RunRequest
 from feedback.uploads import File
 from retrain.file_rows import ROWS_MIN, BadFile, FileRow, held_out_row, read_rows, split_rows, train_row
-from retrain.plan import make_plan, queue, served_template_hash
+from retrain.plan import freeze_dataset, make_plan, queue, served_template_hash
 from retrain.recipe import Method, Recipe, default_recipe
 
 RETAINED_MAX = 100
@@ -37,7 +37,7 @@ async def answer_requests(database: Database) -> None:
     """Answer everything that waits, each in a transaction of its own."""
     async with database.begin() as connection:
         asked, jobs = await run_requests.waiting(connection), await fine_tuning.waiting(connection)
-    for request in asked:
+    for request in (one for one in asked if one.kind != "search"):
         with _alone(request_id=request.request_id):
             async with database.begin() as connection:
                 await _answer(connection, request)
@@ -60,6 +60,10 @@ def _alone(**what: str) -> Iterator[None]:
 
 async def _answer(connection: AsyncConnection, request: RunRequest) -> None:
     try:
+        if request.kind == "dataset":
+            made = await freeze_dataset(connection, request.project, request.model, method=request.method)
+            await run_requests.answer(connection, request.request_id, dataset_id=made.dataset_id)
+            return
         plan = await make_plan(
             connection, request.project, request.model, method=request.method, overrides=request.recipe
         )

@@ -21,9 +21,16 @@ from retrain.training import pick_device
 
 
 def search(
-    project: str, model: str, *, trials: int, sampler: str, method: str | None = None, as_json: bool = False
+    project: str,
+    model: str,
+    *,
+    trials: int,
+    sampler: str,
+    method: str | None = None,
+    search_id: str | None = None,
+    as_json: bool = False,
 ) -> str:
-    """Search, show each trial as it ends, and return the search's id.
+    """Search, show each trial as it ends, and return the search's id: `search_id`, or a new one.
 
     Raises:
         HoneError: there is no such sampler, or the data allows no run.
@@ -33,7 +40,7 @@ def search(
         raise HoneError(f"--sampler is '{sampler}'; expected {', '.join(SAMPLERS)}.")
     url, settings = FeedbackSettings.load().resolve_database_url(), RetrainSettings.load()
     dataset, rows, recipe = asyncio.run(_frozen(url, project, model, method))
-    search_id = new_id("search")
+    search_id = search_id or new_id("search")
     looked = Search(recipe, trials, chosen, pick_device(settings.training_device), settings.training_threads)
     best: list[Outcome] = []
 

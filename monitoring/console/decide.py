@@ -5,7 +5,7 @@ done is what the state allows; a button that somebody else made pointless meanwh
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Response
 
@@ -20,7 +20,9 @@ from feedback import (
     shipping,
 )
 from feedback.adapters import Adapter
-from feedback.errors import IllegalMove, NotFound
+from feedback.allocations import Rule
+from feedback.errors import HoneError, IllegalMove, NotFound
+from feedback.models import Model
 from monitoring.console import comparison, gate_plots, standing
 from monitoring.console.differences import marked
 from monitoring.console.model_pages import made_from
@@ -30,6 +32,7 @@ router = APIRouter(prefix="/decide")
 
 FLIPS_SHOWN = 12
 DECISIONS_SHOWN = 12
+CHOSEN = "version:"
 ACTIONS: dict[str, Callable[[Page, str, str], Awaitable[Any]]] = {
     "approve": lambda page, what, why: shipping.approve(
         page.connection, page.project, what, by=page.visitor.actor, reason=why
@@ -44,7 +47,12 @@ ACTIONS: dict[str, Callable[[Page, str, str], Awaitable[Any]]] = {
         page.connection, page.project, what, by=page.visitor.actor, reason=why
     ),
     "abort": lambda page, what, why: shipping.abort(
-        page.connection, page.project, what, by=page.visitor.actor, reason=why or "an operator ended it"
+        page.connection,
+        page.project,
+        what.partition("@")[0],
+        only=what if "@" in what else None,
+        by=page.visitor.actor,
+        reason=why or "an operator ended it",
     ),
     "pause": lambda page, what, why: shipping.pause(
         page.connection, page.project, what, by=page.visitor.actor, reason=why or "an operator paused it"
@@ -62,13 +70,14 @@ ACTIONS: dict[str, Callable[[Page, str, str], Awaitable[Any]]] = {
     ),
 }
 OF_MODEL = ("abort", "pause", "resume")
-"""Actions on the model's running split; the others name a version."""
+"""Actions on the model's running split; the others name a version, and `abort` may."""
 
 
 NEEDS = {
     "approve": ("candidate",),
     "reject": ("candidate", "approved"),
     "canary": ("approved",),
+    "abort": ("canary",),
     "promote": ("approved", "canary"),
     "rollback": ("retired",),
 }
@@ -93,9 +102,45 @@ async def show(page: Seen) -> Response:
         "decide.html",
         champion=champion,
         waiting=waiting,
+        several=experiment is None and sum(one["version"].state == "approved" for one in waiting) > 1,
         canary=None if experiment is None else await _canary(page, experiment, versions),
         back=_restored(champion, versions),
         decisions=[one for one in told if _is_decision(one, model.model)][:DECISIONS_SHOWN],
+    )
+
+
+@router.get("/canaries")
+async def choose_canaries(page: Seen) -> Response:
+    """Ask which approved versions shall share the first step's traffic, and how."""
+    return await _canaries(page, page.required_model())
+
+
+@router.post("/canaries")
+async def start_canaries(page: Changed) -> Response:
+    """Start them."""
+    model = page.required_model()
+    chosen = [name.removeprefix(CHOSEN) for name in page.form if name.startswith(CHOSEN)]
+    rule = cast(Rule, page.form.get("allocation", "equal"))
+    try:
+        async with page.connection.begin_nested():
+            await shipping.start_canaries(
+                page.connection, page.project, chosen, rule=rule, by=page.visitor.actor
+            )
+    except HoneError as error:
+        return await _canaries(page, model, trouble=str(error))
+    return page.go("/decide", done="canaries")
+
+
+async def _canaries(page: Page, model: Model, *, trouble: str = "") -> Response:
+    versions = await adapters.of_model(page.connection, page.project, model.model)
+    return page.show(
+        "canaries.html",
+        status=400 if trouble else 200,
+        trouble=trouble,
+        approved=[one for one in reversed(versions) if one.state == "approved"],
+        champion=await adapters.champion(page.connection, page.project, model.model),
+        first_share=model.policy.rollout.steps[0],
+        uniform_share=model.policy.rollout.uniform_share,
     )
 
 
@@ -106,7 +151,7 @@ async def confirm(action: str, what: str, page: Seen) -> Response:
     if action not in ACTIONS:
         raise NotFound(f"There is no action '{action}'; expected one of {', '.join(ACTIONS)}.")
     connection = page.connection
-    if action in OF_MODEL:
+    if action in OF_MODEL and "@" not in what:
         split = await rollouts.running_split(connection, page.project, what)
         version = await adapters.by_id(connection, split.candidates[0].adapter_id)
     else:
@@ -117,6 +162,9 @@ async def confirm(action: str, what: str, page: Seen) -> Response:
             )
     champion = await adapters.champion(connection, page.project, version.model)
     running = await experiments.of_model(connection, page.project, version.model)
+    canaries = (
+        [await adapters.by_id(connection, arm.adapter_id) for arm in running.candidates] if running else []
+    )
     steps = next(one for one in page.every_model if one.model == version.model).policy.rollout.steps
     return page.show(
         "confirm.html",
@@ -125,6 +173,8 @@ async def confirm(action: str, what: str, page: Seen) -> Response:
         version=version,
         champion=champion,
         running=running,
+        meant=[version.name] if "@" in what else [one.name for one in canaries],
+        others=[one.name for one in canaries if one.adapter_id != version.adapter_id],
         first_share=steps[0],
         back_to=model.model,
     )
@@ -183,15 +233,15 @@ def composition(data: dict[str, Any] | None) -> list[tuple[str, list[gate_plots.
 
 
 async def _canary(page: Page, experiment: experiments.Experiment, versions: list[Adapter]) -> dict[str, Any]:
-    model, held = page.required_model(), {arm.adapter_id for arm in experiment.candidates}
+    model, names = page.required_model(), {one.adapter_id: one.name for one in versions}
+    champion = next(one.name for one in versions if one.state == "champion")
     return {
         "experiment": experiment,
-        "candidates": [one.name for one in versions if one.adapter_id in held],
         "share": sum(arm.weight for arm in experiment.candidates),
         "rollout": await rollouts.of(page.connection, experiment.experiment_id),
         "verdict": experiment.verdict or {},
         "steps": model.policy.rollout.steps,
-        "sequence": await comparison.over_time(page.connection, experiment),
+        "sides": await comparison.sides(page.connection, experiment, names, champion=champion),
         "exposure": {one.step: one for one in await comparison.exposure(page.connection, experiment)},
     }
 

@@ -17,7 +17,9 @@ SELECT (SELECT max(sequence) FROM audit),
        (SELECT string_agg(experiment_id || step || coalesce(md5(verdict::text), ''), ',' ORDER BY experiment_id)
         FROM experiments WHERE project = :project AND status = 'running'),
        (SELECT string_agg(request_id || status, ',' ORDER BY request_id) FROM run_requests
-        WHERE project = :project AND created_at > now() - interval '1 hour'),
+        WHERE project = :project AND (created_at > now() - interval '1 hour' OR status = 'running')),
+       (SELECT count(*) FROM search_trials WHERE search_id IN (
+            SELECT search_id FROM run_requests WHERE project = :project AND status = 'running')),
        (SELECT string_agg(engine || healthy, ',' ORDER BY engine) FROM engines),
        (SELECT string_agg(erasure_id || phase || coalesce(waits_for, ''), ',' ORDER BY erasure_id) FROM erasures
         WHERE project = :project AND (phase <> 'done' OR finished_at > now() - interval '1 hour')),

@@ -5,7 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from sqlalchemy import select
 
-from feedback import adapters, datasets, run_requests, runs
+from feedback import adapters, datasets, run_requests, runs, searches
+from feedback.datasets import Dataset
+from feedback.errors import HoneError
 from feedback.runs import Run, RunEvent
 from feedback.tables import dataset_rows
 from feedback.tuning_tables import run_requests as requests
@@ -18,6 +20,7 @@ from monitoring.console.page import Changed, Page, Seen
 router = APIRouter(prefix="/training")
 
 REQUESTS_SHOWN = 3
+DATASETS_SHOWN = 8
 EVENTS_SHOWN = 200
 ROWS_SHOWN = 25
 LEFT_OUT_SHOWN = 100
@@ -33,6 +36,7 @@ async def listing(page: Seen) -> Response:
         return page.show("start.html")
     every = await runs.in_project(page.connection, page.project, model=model.model)
     versions = await standing.versions_of(page.connection, model)
+    found = await _searches(page, model.model)
     return page.show(
         "training.html",
         runs=every,
@@ -40,7 +44,9 @@ async def listing(page: Seen) -> Response:
         next_run=await standing.next_run(page.connection, model, page.kept),
         worker=await standing.worker_is_alive(page.connection),
         requests=await _requests(page, model.model),
-        searches=await _searches(page, model.model),
+        searches=found,
+        tried={name: len(trials) for name, trials in found},
+        frozen=await _frozen(page, model.model),
         policy=model.policy.training,
     )
 
@@ -55,6 +61,35 @@ async def plan(page: Changed) -> Response:
 async def train(page: Changed) -> Response:
     """Ask the worker for a run."""
     return await _ask(page, "now", done="train")
+
+
+@router.post("/dataset")
+async def freeze(page: Changed) -> Response:
+    """Ask the worker for a dataset of the rows that the next run would use."""
+    return await _ask(page, "dataset", done="dataset")
+
+
+@router.post("/search")
+async def search(page: Changed) -> Response:
+    """Ask the worker to search for a recipe."""
+    trials = page.form.get("trials", "20")
+    if not trials.isdecimal():
+        raise HoneError(f"'trials' is '{trials}'; expected a whole number.")
+    asked = run_requests.search_of(int(trials), page.form.get("sampler", "bayesian"))
+    return await _ask(page, "search", done="search", search=asked)
+
+
+@router.post("/requests/{request_id}/cancel")
+async def cancel_request(request_id: str, page: Changed) -> Response:
+    """Withdraw what waits, or end a search."""
+    await run_requests.cancel(page.connection, page.project, request_id, by=page.visitor.actor)
+    return page.go("/training", done="withdraw")
+
+
+@router.get("/datasets/{dataset_id}")
+async def dataset(dataset_id: str, page: Seen, reason: str = "") -> Response:
+    """A frozen dataset: rows to read, and what was left out with the reasons."""
+    return await _dataset(page, await datasets.get(page.connection, dataset_id, project=page.project), reason)
 
 
 @router.get("/{run_id}")
@@ -104,18 +139,21 @@ async def resume(run_id: str, page: Changed) -> Response:
 async def rows(run_id: str, page: Seen, reason: str = "") -> Response:
     """What the run learns from: rows to read, and what was left out with the reasons."""
     run = await runs.get(page.connection, page.project, run_id)
-    dataset = await datasets.get(page.connection, run.dataset_id)
+    return await _dataset(page, await datasets.get(page.connection, run.dataset_id), reason, run)
+
+
+async def _dataset(page: Page, dataset: Dataset, reason: str, run: Run | None = None) -> Response:
     excluded = dataset.counts.get("excluded")
     return page.show(
         "rows.html",
         run=run,
         dataset=dataset,
         composition=composition({"counts": dataset.counts, "balance": dataset.balance}),
-        shown=await _rows(page, run.dataset_id),
+        shown=await _rows(page, dataset.dataset_id),
         reason=reason,
         reasons=sorted(excluded) if isinstance(excluded, dict) else [],
         left_out=await datasets.exclusions(
-            page.connection, run.dataset_id, reason=reason or None, limit=LEFT_OUT_SHOWN
+            page.connection, dataset.dataset_id, reason=reason or None, limit=LEFT_OUT_SHOWN
         ),
         most=LEFT_OUT_SHOWN,
     )
@@ -142,10 +180,21 @@ def loss_curve(events: list[RunEvent]) -> charts.Line | None:
     )
 
 
-async def _ask(page: Page, kind: str, *, done: str) -> Response:
-    model, method = page.required_model().model, page.form.get("method")
+async def _ask(page: Page, kind: str, *, done: str, search: dict[str, Any] | None = None) -> Response:
+    model, method = page.required_model().model, page.form.get("method", "auto")
+    recipe: dict[str, Any] = {}
+    if kind == "now" and (found := page.form.get("from_search")):
+        asked = None if method == "auto" else method
+        method, recipe = await searches.best(page.connection, page.project, found, methods=asked)
     await run_requests.create(
-        page.connection, page.project, model, kind, method=method, by=page.visitor.actor
+        page.connection,
+        page.project,
+        model,
+        kind,
+        method=method,
+        recipe=recipe,
+        search=search,
+        by=page.visitor.actor,
     )
     return page.go("/training", done=done)
 
@@ -158,6 +207,11 @@ async def _requests(page: Page, model: str) -> list[Any]:
         .limit(REQUESTS_SHOWN)
     )
     return [row._mapping for row in await page.connection.execute(query)]
+
+
+async def _frozen(page: Page, model: str) -> list[Dataset]:
+    every = await datasets.in_project(page.connection, page.project)
+    return [one for one in every if one.model == model][:DATASETS_SHOWN]
 
 
 async def _rows(page: Page, dataset_id: str) -> list[Any]:

@@ -16,6 +16,7 @@ DONE = {
     "approve": "Approved. It gets no traffic until a canary starts.",
     "reject": "Rejected. It stays out.",
     "canary": "The canary has started: it answers the first step's share of traffic.",
+    "canaries": "The canaries have started: together they answer the first step's share of traffic.",
     "promote": "Promoted. It answers every new request.",
     "abort": "The canary is ended. Its traffic is back with the champion.",
     "rollback": "Rolled back. The earlier champion answers every new request.",
@@ -24,6 +25,9 @@ DONE = {
     "cancel": "The run stops within seconds. The champion is not touched.",
     "plan": "Asked. The plan appears here in a few seconds, while a worker runs.",
     "train": "Asked. The run appears here in a few seconds, while a worker runs.",
+    "dataset": "Asked. The dataset appears here in a few seconds, while a worker runs.",
+    "search": "Asked. Trials appear here as they end, while a worker runs and nothing is trained.",
+    "withdraw": "Cancelled. What was tried is kept.",
     "revoke": "Revoked. The key stops working within seconds.",
     "policy": "The policy is changed, for every process at once.",
     "same": "Nothing was different, so nothing was changed.",
@@ -150,6 +154,19 @@ def words(name: Any) -> str:
     return str(name).replace("_", " ").replace(".", " ")
 
 
+FAULTS = {
+    "model": "the model",
+    "infrastructure": "engine or network",
+    "caller": "the client, or it left",
+    "unknown": "unknown",
+}
+
+
+def fault(error_class: str) -> str:
+    """What a failure came from."""
+    return FAULTS.get(error_class, words(error_class))
+
+
 def ticks(text: Any) -> Markup:
     """A sentence with what stands between backticks as code."""
     parts = str(text).split("`")
@@ -220,6 +237,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "points": points,
     "number": number,
     "words": words,
+    "fault": fault,
     "brief": brief,
     "who": who,
     "ticks": ticks,

@@ -131,7 +131,7 @@ async def test_an_operator_approves_watches_promotes_and_rolls_back(
     await people_like_it(database, candidate)
     # Nobody loads the page again: it hears that there is a verdict.
     await page.get_by_text("Candidate is better than champion").wait_for()
-    await page.get_by_role("img", name="Candidate's net approval less the champion's").wait_for()
+    await page.get_by_role("img", name="support@2's net approval less the champion's").wait_for()
     await picture(page, "console-canary")
 
     await page.get_by_role("link", name="Promote").click()

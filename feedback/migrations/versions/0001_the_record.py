@@ -923,7 +923,7 @@ def upgrade() -> None:
             "kind",
             sa.Text(),
             nullable=False,
-            comment="plan: only say what a run would do; now: queue it; dataset: freeze its rows; search: for a recipe.",
+            comment="plan: say what a run would do; now: queue it; dataset: freeze its rows; search: for a recipe.",
         ),
         sa.Column("method", sa.Text(), nullable=True, comment="NULL: what the model's policy says."),
         sa.Column(
@@ -954,9 +954,7 @@ def upgrade() -> None:
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "kind IN ('plan', 'now', 'dataset', 'search')", name=op.f("ck_run_requests_kind")
-        ),
+        sa.CheckConstraint("kind IN ('plan', 'now', 'dataset', 'search')", name=op.f("ck_run_requests_kind")),
         sa.CheckConstraint(
             "status IN ('waiting', 'running', 'done', 'refused')", name=op.f("ck_run_requests_status")
         ),

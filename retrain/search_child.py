@@ -1,0 +1,151 @@
+"""Carry out searches that were asked for in the console or over HTTP: one at a time, each in a process of its own.
+
+A search waits until nothing is trained. Its trials are in the record as they end, so one that was cancelled, or lost
+its worker, leaves what it has tried; it is not begun again by itself. A run that is queued meanwhile does not wait.
+
+    python -m retrain.search_child --request REQUEST_ID
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+
+from feedback import run_requests, runs
+from feedback.database import Database
+from feedback.errors import HoneError
+from feedback.run_requests import RunRequest
+from feedback.settings import FeedbackSettings
+from monitoring.logs import rotate
+from retrain.search_run import search
+
+POLL_SECONDS = 1.0
+STOP_SECONDS = 10.0
+LOG_BYTES_MAX = 5_000_000
+LOST = "The worker ended while it searched. What was tried is kept; ask again for more."
+
+
+async def look(database: Database, state_dir: Path, threads: int = 1) -> list[str]:
+    """Carry out the oldest search that waits, to its end; returns what was done, one sentence each."""
+    async with database.begin() as connection:
+        # One worker leads, and looks once at a time: what runs in the record and not here has lost its process.
+        for left in await run_requests.waiting(connection, status="running"):
+            await run_requests.answer(connection, left.request_id, refusal=LOST)
+        asked = [one for one in await run_requests.waiting(connection) if one.kind == "search"]
+        if not asked or await runs.unfinished(connection):
+            return []
+        search_id = await run_requests.begin_search(connection, asked[0])
+    log_file = state_dir / "logs" / "search.log"
+    status = await _carry_out(database, asked[0], log_file, state_dir, threads)
+    if status == 0:
+        return [f"{search_id} for {asked[0].model} ended."]
+    async with database.begin() as connection:
+        why = f"The search ended with status {status}; {log_file} says why."
+        await run_requests.answer(connection, asked[0].request_id, refusal=why)
+    return [why]
+
+
+async def _carry_out(
+    database: Database, request: RunRequest, log_file: Path, state_dir: Path, threads: int
+) -> int:
+    """Run the search's process until its end, or until it is cancelled; returns its exit status."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    rotate(log_file, LOG_BYTES_MAX)
+    with log_file.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(
+                "nice",
+                "-n",
+                "10",
+                sys.executable,
+                "-m",
+                "retrain.search_child",
+                "--request",
+                request.request_id,
+            ),
+            env=_environment(database, state_dir, threads),
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        while process.returncode is None and await _goes_on(database, request):
+            try:
+                await asyncio.wait_for(process.wait(), POLL_SECONDS)
+            except TimeoutError:
+                continue
+    finally:
+        await _end(process)
+    return process.returncode or 0
+
+
+async def _goes_on(database: Database, request: RunRequest) -> bool:
+    async with database.begin() as connection:
+        found = await run_requests.get(connection, request.project, request.request_id)
+    return found.status == "running"
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _environment(database: Database, state_dir: Path, threads: int) -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {
+        "HONE_DATABASE_URL": database.url.set(drivername="postgresql").render_as_string(False),
+        "HONE_STATE_DIR": str(state_dir),
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+    }
+
+
+def main() -> None:
+    """Search as a request asks, and answer it."""
+    parser = argparse.ArgumentParser(description="Carry out one search.")
+    parser.add_argument("--request", required=True)
+    asked = asyncio.run(_running(parser.parse_args().request))
+    options, refusal = asked.search or {}, None
+    try:
+        search(
+            asked.project,
+            asked.model,
+            trials=int(options["trials"]),
+            sampler=str(options["sampler"]),
+            method=asked.method,
+            search_id=asked.search_id,
+        )
+    except HoneError as error:
+        refusal = str(error)
+    asyncio.run(_answer(asked, refusal))
+
+
+async def _running(request_id: str) -> RunRequest:
+    async with (
+        Database(FeedbackSettings.load().resolve_database_url(), pool_size=1) as database,
+        database.begin() as connection,
+    ):
+        every = await run_requests.waiting(connection, status="running")
+    return next(one for one in every if one.request_id == request_id)
+
+
+async def _answer(request: RunRequest, refusal: str | None) -> None:
+    async with (
+        Database(FeedbackSettings.load().resolve_database_url(), pool_size=1) as database,
+        database.begin() as connection,
+    ):
+        await run_requests.answer(connection, request.request_id, refusal=refusal)
+
+
+if __name__ == "__main__":
+    main()
