@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import completions as texts
 from feedback.console_keys import CONSOLE_KEYS
+from feedback.exposures import FAILED
 from feedback.tables import completions
 
 CHUNK_ROWS = 1000
@@ -132,6 +133,32 @@ async def _with_votes(connection: AsyncConnection, project: str, rows: list[Row]
         else row
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often one version (None: another API in its place) was asked, and failed, by whose failure it was."""
+
+    version: int | None
+    requests: int
+    own: int
+    infrastructure: int
+
+
+async def failures(
+    connection: AsyncConnection, project: str, model: str, *, since: datetime
+) -> list[Failures]:
+    """Of every version that answered since a moment."""
+    query = text(f"""
+        SELECT version, count(*) AS requests, count(*) FILTER (WHERE {FAILED}) AS own,
+               count(*) FILTER (WHERE status = 'error' AND error_class = 'infrastructure') AS infrastructure
+        FROM completions
+        WHERE project = :project AND model = :model AND created_at >= :since
+          AND day >= (CAST(:since AS timestamptz) AT TIME ZONE 'UTC')::date - 1
+          AND NOT starts_with(key_id, :console_keys)
+        GROUP BY version ORDER BY version""")
+    values = {"project": project, "model": model, "since": since, "console_keys": CONSOLE_KEYS}
+    return [Failures(**row._mapping) for row in await connection.execute(query, values)]
 
 
 async def count_since(

@@ -16,6 +16,8 @@ RuleName = Literal[
     "feedback_drift",
     "training_failed",
     "engines_away",
+    "version_fails",
+    "infrastructure_fails",
 ]
 
 
@@ -59,6 +61,8 @@ class AlertPolicy(Section):
         "feedback_drift",
         "training_failed",
         "engines_away",
+        "version_fails",
+        "infrastructure_fails",
     )
     """Rules that raise an alert. Leaving one out resolves its alert."""
     retrain_on: tuple[RuleName, ...] = ()

@@ -5,17 +5,23 @@ Nothing here keeps state: the same record gives the same conditions, so a worker
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, champion_reports, engines, experiments, rollouts, runs
+from feedback import adapters, audit, champion_reports, engines, experiments, rollouts, runs, traffic
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.experiments import CHAMPION_ARM
+from feedback.ids import version_name
 from feedback.models import Model
 from monitoring.drift import newest
 
 Severity = Literal["warning", "critical"]
+
+FAILING_WINDOW = timedelta(minutes=10)
+FAILING_SHARE = 0.05
+FAILURES_MIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,33 @@ async def _champion(connection: AsyncConnection, model: Model) -> list[Condition
     return found
 
 
+async def _failures(connection: AsyncConnection, model: Model) -> list[Condition]:
+    found: list[Condition] = []
+    seen = await traffic.failures(
+        connection, model.project, model.model, since=datetime.now(UTC) - FAILING_WINDOW
+    )
+    for one in seen:
+        if one.version is not None and _many(one.own, one.requests):
+            name = version_name(model.model, one.version)
+            sentence = (
+                f"{one.own} of the newest {one.requests} answers of {name} failed by themselves: "
+                "the engines are well, this version is not."
+            )
+            found.append(Condition("version_fails", "critical", sentence, subject=name))
+    failed, requests = sum(one.infrastructure for one in seen), sum(one.requests for one in seen)
+    if _many(failed, requests):
+        sentence = (
+            f"{failed} of the newest {requests} answers of '{model.model}' failed through an engine, the network, the "
+            "disk or a gateway, through no version: see `hone doctor`."
+        )
+        found.append(Condition("infrastructure_fails", "critical", sentence))
+    return found
+
+
+def _many(failed: int, requests: int) -> bool:
+    return failed >= FAILURES_MIN and failed >= FAILING_SHARE * requests
+
+
 async def _drift(connection: AsyncConnection, model: Model) -> list[Condition]:
     champion = await adapters.champion(connection, model.project, model.model)
     found: dict[str, Condition] = {}
@@ -113,6 +146,7 @@ async def _training(connection: AsyncConnection, model: Model) -> list[Condition
 LOOKS: tuple[Callable[[AsyncConnection, Model], Awaitable[list[Condition]]], ...] = (
     _canary,
     _champion,
+    _failures,
     _drift,
     _training,
 )

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,44 @@ def test_promtool_accepts_the_rules_and_the_configuration() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@prometheus
+@pytest.mark.parametrize(
+    ("failing", "raised"),
+    [
+        ("model", {"HoneModelFails"}),
+        ("unknown", {"HoneModelFails"}),
+        ("infrastructure", {"HoneInfrastructureFails"}),
+        ("caller", {"HoneCallersFail"}),
+    ],
+)
+def test_each_class_of_failure_raises_the_alert_that_is_its_own(
+    tmp_path: Path, failing: str, raised: set[str]
+) -> None:
+    labels = 'project="shop", model_version="support@7"'
+    every = {"HoneModelFails", "HoneInfrastructureFails", "HoneCallersFail"}
+    series = [
+        {"series": f'hone_requests_total{{{labels}, status="ok"}}', "values": "0+60x60"},
+        {"series": f'hone_errors_total{{{labels}, class="{failing}"}}', "values": "0+30x60"},
+    ]
+    told = [{"labels": f'ALERTS{{alertname="{name}"}}', "value": 1} for name in sorted(raised)]
+    query = f'count by (__name__, alertname) (ALERTS{{alertstate="firing", alertname=~"{"|".join(every)}"}})'
+    check = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [{"expr": query, "eval_time": "50m", "exp_samples": told}],
+            }
+        ],
+    }
+    (tmp_path / "check.yaml").write_text(yaml.safe_dump(check))
+    command = ["promtool", "test", "rules", str(tmp_path / "check.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @asynccontextmanager
 async def a_prometheus(directory: Path, target: str) -> AsyncIterator[httpx.AsyncClient]:
     """Prometheus on the shipped rules and configuration, looking every 200 ms."""
@@ -79,10 +117,21 @@ async def a_prometheus(directory: Path, target: str) -> AsyncIterator[httpx.Asyn
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            await _until_ready(client)
             yield client
     finally:
         process.terminate()
         await process.wait()
+
+
+async def _until_ready(client: httpx.AsyncClient) -> None:
+    """Prometheus refuses connections at first, and then answers 503 until it has loaded its rules."""
+    for _ in range(600):
+        with suppress(httpx.TransportError):
+            if (await client.get("/-/ready")).is_success:
+                return
+        await asyncio.sleep(0.1)
+    raise AssertionError("Prometheus was not ready within a minute.")
 
 
 async def ask(client: httpx.AsyncClient, query: str) -> list[dict[str, Any]]:
@@ -94,11 +143,8 @@ async def ask(client: httpx.AsyncClient, query: str) -> list[dict[str, Any]]:
 
 async def until_scraped(client: httpx.AsyncClient, query: str) -> list[dict[str, Any]]:
     for _ in range(300):
-        try:
-            if found := await ask(client, query):
-                return found
-        except httpx.TransportError:
-            pass
+        if found := await ask(client, query):
+            return found
         await asyncio.sleep(0.1)
     raise AssertionError(f"Prometheus never saw {query}")
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from feedback import experiments, models, rollouts, run_requests, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
+from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.models import Model
@@ -20,7 +21,7 @@ from monitoring.alert_rules import Condition, conditions
 from monitoring.deliveries import Message, deliver, read_secret, senders, sign
 from monitoring.settings import MonitoringSettings
 from tests.alert_receivers import mail_receiver, web_receiver
-from tests.builders import PROJECT, a_model, an_adapter
+from tests.builders import PROJECT, a_completion, a_model, an_adapter
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 DRIFT = Condition("input_drift", "warning", "People ask about the sea.")
@@ -187,6 +188,33 @@ async def test_an_abort_by_a_person_is_no_alert_and_a_pause_by_the_worker_is_one
     async with database.begin() as connection:
         await shipping.abort(connection, PROJECT, "support", by="ada", reason="enough")
     assert not {"canary_aborted", "rollout_paused"} & set(dict(await found(database)))
+
+
+@pytest.mark.parametrize(
+    ("error_class", "told"),
+    [
+        ("model", {"version_fails": "5 of the newest 20 answers of support@7 failed by themselves"}),
+        ("unknown", {"version_fails": "5 of the newest 20 answers of support@7 failed by themselves"}),
+        (
+            "infrastructure",
+            {"infrastructure_fails": "5 of the newest 40 answers of 'support' failed through"},
+        ),
+        ("caller", {}),
+    ],
+)
+async def test_many_failures_are_told_by_whose_they_are(
+    database: Database, error_class: str, told: dict[str, str]
+) -> None:
+    await a_service(database)
+    failed = {"status": "error", "error": "no", "error_class": error_class}
+    async with database.begin() as connection:
+        rows = [a_completion(version=7, **(failed if number < 4 else {})) for number in range(19)]
+        await insert_many(connection, [*rows, *(a_completion(version=6) for _ in range(20))])
+    assert not {"version_fails", "infrastructure_fails"} & set(dict(await found(database)))
+    async with database.begin() as connection:
+        await insert_many(connection, [a_completion(version=7, **failed)])
+    now = {rule: says for rule, says in await found(database) if rule.endswith("_fails")}
+    assert set(now) == set(told) and all(now[rule].startswith(says) for rule, says in told.items())
 
 
 async def test_a_rule_the_policy_leaves_out_raises_nothing(database: Database) -> None:
