@@ -9,7 +9,6 @@ The result is the last stage's adapter. What each stage took is in it, for the m
 """
 
 import gc
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from retrain.kto import train_kto
 from retrain.recipe import Method, Recipe
 from retrain.sft import train_sft
 from retrain.step_metrics import one_after_the_other
-from retrain.training import RESULT_FILE, Row, TrainingResult, finished_result
+from retrain.training import RESULT_FILE, Row, TrainingResult, finished_result, steps_of
 
 TRAIN: Mapping[Method, Callable[[Sequence[Row], Recipe, TrainingContext], TrainingResult | None]] = {
     "sft": train_sft,
@@ -56,7 +55,7 @@ def train_in_stages(
     if len(stages) == 1:
         given = material[recipe.method]
         return TRAIN[recipe.method](given.rows, stages[0], replace(context, held_out=given.held_out))
-    planned = [_steps(stage, len(material[stage.method].rows)) for stage in stages]
+    planned = [steps_of(stage, len(material[stage.method].rows)) for stage in stages]
     done: list[TrainingResult] = []
     for number, stage in enumerate(stages, 1):
         within = _within(context, number, stage, [result.steps for result in done], planned)
@@ -93,10 +92,6 @@ def _within(
         )
 
     return replace(context, directory=context.directory / f"stage-{number}", report=report)
-
-
-def _steps(stage: Recipe, rows: int) -> int:
-    return max(1, math.ceil(rows / stage.batch_size / stage.accumulation_steps * stage.epochs))
 
 
 def _tidy(directory: Path) -> None:

@@ -173,13 +173,14 @@ def _length(row: Row, tokenizer: Any, answer: str) -> int:
     return len(tokenizer.apply_chat_template(list(row["prompt"]) + list(row[answer]), return_dict=False))
 
 
+def steps_of(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps that training on so many rows takes, up to one for each epoch's last batch."""
+    return max(1, math.ceil(rows / recipe.batch_size / recipe.accumulation_steps * recipe.epochs))
+
+
 def trainer_arguments(recipe: Recipe, context: TrainingContext, rows: int) -> dict[str, Any]:
     """Arguments that TRL's three configurations have in common."""
-    accelerated = context.device != "cpu"
-    steps = max(
-        1,
-        math.ceil(rows / recipe.batch_size / recipe.accumulation_steps * recipe.epochs),
-    )
+    accelerated, steps = context.device != "cpu", steps_of(recipe, rows)
     return {
         "output_dir": str(context.directory / "checkpoints"),
         "seed": recipe.seed,
