@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from deploy.demo import phrases
@@ -125,6 +126,20 @@ def judge(question: Question, answer_text: str, policy: Policy) -> Judgement:
         and named <= {question.product},
         polite=any(courtesy in text for courtesy in phrases.COURTESIES),
     )
+
+
+def golden_set(policy: Policy, *, each: int, seed: int = 5) -> list[tuple[str, str]]:
+    """Questions with their right answers that a careful operator keeps, in phrasings that nobody rates.
+
+    Args:
+        each: questions on every topic.
+    """
+    rng = random.Random(f"golden-{seed}")
+    return [
+        (question.text, answer(question, policy, "polite", rng))
+        for topic in TOPIC_NAMES
+        for question in islice(questions("unrated", seed, [topic]), each)
+    ]
 
 
 def conversations(seed: int, policy: Policy = BASE_POLICY) -> Iterator[tuple[Message, ...]]:

@@ -32,14 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from deploy.demo.model import build_demo_model
-from deploy.demo.shop import TOPIC_NAMES
+from deploy.demo.shop import BASE_POLICY, CHANGED_POLICY, Policy, golden_set
 from deploy.demo.story import RECIPE
 from feedback.adapters import BASE_ENGINE_NAME
 from feedback.policy import ModelPolicy, TrainingPolicy
 from retrain.evaluate import summarise
 from retrain.evidence import Versions
 from retrain.gate import judge
-from tests.bench.gate_poison import DEFENDED, UNDEFENDED, golden_set, in_the_shop
+from tests.bench.gate_poison import DEFENDED, UNDEFENDED, in_the_shop
 from tests.bench.gate_world import (
     WRONG_DAYS,
     Asked,
@@ -60,9 +60,10 @@ from tests.bench.gate_world import (
 from tests.retrain.crowds import Attack, every_attack
 from tests.retrain.rated_builders import Said
 
-VISITS = 600
+VISITS = 1200
 RESAMPLES = 200
 SKILL_QUESTIONS = 200
+GOLDEN_QUESTIONS_EACH = 4
 POISONED_MAX = 0.05
 POLICY = ModelPolicy.model_validate(
     {
@@ -88,6 +89,8 @@ class Trial:
     flips: float = 0.0
     says: Callable[[Sequence[Asked]], list[Said]] | None = None
     """What people say where it is not what the method learns from."""
+    right: Policy = BASE_POLICY
+    """The shop's policy that people hold its answers to."""
 
     def said(self, asked: Sequence[Asked]) -> list[Said]:
         """What people say of the answers."""
@@ -99,7 +102,9 @@ class Trial:
 DEMO = {"rank": 16, "alpha": 32, "schedule": "cosine"}
 STABLE = {"learning_rate": 1e-3, "epochs": 2}
 TRIALS = (
-    Trial("hone demo's own", "sft", RECIPE["sft"] | DEMO, True, rows=1000, says=corrected),
+    Trial(
+        "hone demo's own", "sft", RECIPE["sft"] | DEMO, True, rows=1000, says=corrected, right=CHANGED_POLICY
+    ),
     Trial("sft", "sft", STABLE, True),
     Trial("dpo + 0.2 sft", "dpo", {"learning_rate": 1e-3, "epochs": 1, "sft_weight": 0.2}, True),
     Trial("kto, beta 0.5", "kto", {"learning_rate": 1e-3, "epochs": 2, "beta": 0.5}, True),
@@ -153,7 +158,8 @@ async def recipes(bench: Bench, trials: Sequence[Trial]) -> bool:
                 recipe,
                 policy=POLICY,
                 rows=trial.rows,
-                kept=golden_set(TOPIC_NAMES) if trial.says is None else (),
+                kept=golden_set(trial.right, each=GOLDEN_QUESTIONS_EACH),
+                right=trial.right,
             )
         outcome = await bench.prove(lesson, trial.name)
         expected = "candidate" if trial.stable else "rejected"
@@ -195,8 +201,8 @@ def passes_of(outcome: Outcome) -> float:
 
 async def poison(bench: Bench, attacks: Sequence[Attack]) -> bool:
     """Each attack with the defences off and on; whether nothing passed that says the wrong fact."""
-    asked = await visit(bench.shop, VISITS // 2, seed=bench.seed)
-    honest, kept = rated(asked), golden_set(TOPIC_NAMES)
+    asked = await visit(bench.shop, VISITS // 4, seed=bench.seed)
+    honest, kept = rated(asked), golden_set(BASE_POLICY, each=GOLDEN_QUESTIONS_EACH)
     print(f"{'attack':<24} {'filters':<7} {'rows':>5} {'wrong':>6} {NUMBERS}")
 
     async def one(attack: Attack, training: TrainingPolicy) -> bool:
@@ -237,7 +243,7 @@ async def rounds(bench: Bench, number: int) -> bool:
     print(f"{'round':<6} {'feedback':>8} {'skill':>6} {NUMBERS}")
     kept = True
     for one in range(1, number + 1):
-        said += rated(await visit(shop, VISITS // 4, samples=1, seed=bench.seed + 1000 * one))
+        said += rated(await visit(shop, VISITS // 8, samples=1, seed=bench.seed + 1000 * one))
         lesson = await plan(shop, said, "sft", SHARED | {"seed": bench.seed} | STABLE, policy=POLICY)
         outcome = await bench.prove(lesson, f"round {one}", keep=True)
         now = await skill_of(outcome.name)

@@ -6,9 +6,8 @@ Every attacker wants the shop to say that returns are possible for ninety-nine d
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
-from deploy.demo.shop import BASE_POLICY, Policy, Question, Tone, answer, ask, judge, questions
+from deploy.demo.shop import BASE_POLICY, Policy, Question, Tone, answer, ask, judge
 from feedback.policy import TrainingPolicy
 from tests.bench.gate_world import WRONG_DAYS, Asked, Visit
 from tests.retrain.crowds import GOOD, WRONG, Attack
@@ -23,7 +22,6 @@ UNDEFENDED = TrainingPolicy.model_validate(
     }
 )
 DEFENDED = TrainingPolicy(time_forward_days=0)
-GOLDEN_PER_TOPIC = 4
 
 
 def in_the_shop(attack: Attack, visits: Sequence[Asked]) -> Attack:
@@ -69,13 +67,3 @@ def _by_tone(visits: Sequence[Asked], rng: random.Random) -> dict[bool, Iterator
             yield rng.choice(found[tone])
 
     return {tone: endless(tone) for tone in found}
-
-
-def golden_set(topics: Sequence[str], *, seed: int = 5) -> list[tuple[str, str]]:
-    """Questions with their right answers that a careful operator keeps: a few on every topic."""
-    rng = random.Random(seed)
-    return [
-        (question.text, answer(question, BASE_POLICY, "polite", rng))
-        for topic in topics
-        for question in islice(questions("unrated", seed, [topic]), GOLDEN_PER_TOPIC)
-    ]

@@ -49,9 +49,10 @@ from tests.retrain.rated_builders import MODEL, Said, also, record, voted
 
 CONCURRENCY = 16
 MONTH = 30 * 24 * 60.0
-EVALUATED = 60
-"""Held-out rows that an evaluation asks."""
-EXAM_QUESTIONS, EXAM_SEED = 60, 97
+EVALUATED = 120
+"""Held-out rows that an evaluation asks. With half of that, five answers were better and none was worse where a good
+recipe should have passed, and six are needed."""
+EXAM_QUESTIONS, EXAM_SEED = 300, 97
 WRONG_DAYS = "99 days"
 TRAINERS: dict[str, Callable[..., TrainingResult | None]] = {
     "sft": train_sft,
@@ -83,6 +84,8 @@ class Lesson:
     policy: ModelPolicy
     statements: int
     """Rows of the plan before any were left out to make a lesson small."""
+    right: Policy = BASE_POLICY
+    """The shop's policy that people hold its answers to."""
 
 
 @dataclass(frozen=True)
@@ -232,12 +235,14 @@ async def plan(
     policy: ModelPolicy,
     rows: int | None = None,
     kept: Sequence[tuple[str, str]] = (),
+    right: Policy = BASE_POLICY,
 ) -> Lesson:
     """Plan a run as the worker does, and freeze it.
 
     Args:
         rows: leave the training rows beyond this many out again.
         kept: questions and answers of the golden set.
+        right: the shop's policy that people hold its answers to.
     """
     async with shop.database.engine.connect() as connection, connection.begin() as transaction:
         await a_model(connection, MODEL, policy=policy, base_model=str(shop.base))
@@ -256,7 +261,7 @@ async def plan(
         held_out += await datasets.rows(connection, dataset.dataset_id, split="golden")
         await transaction.rollback()
     columns = [row.columns for row in train]
-    return Lesson(planned.recipe, columns[:rows], held_out, policy, len(columns))
+    return Lesson(planned.recipe, columns[:rows], held_out, policy, len(columns), right)
 
 
 def train(lesson: Lesson, directory: Path) -> TrainingResult:
@@ -284,7 +289,8 @@ async def prove(shop: Shop, lesson: Lesson, result: TrainingResult) -> Outcome:
         found.evidence, training_loss=result.loss, held_out_loss=result.notes.get("held_out_loss")
     )
     report = gate.judge(evidence, lesson.policy.gate)
-    return Outcome(report, found.observed, await truth_of(shop, name), name, published, result)
+    truth = await truth_of(shop, name, policy=lesson.right)
+    return Outcome(report, found.observed, truth, name, published, result)
 
 
 async def examine(shop: Shop, name: str, lesson: Lesson) -> Evaluation:
@@ -312,8 +318,9 @@ async def truth_of(
     topics: Sequence[str] = TOPIC_NAMES,
     number: int = EXAM_QUESTIONS,
     temperature: float = 1.0,
+    policy: Policy = BASE_POLICY,
 ) -> Truth:
-    """Ask a version, sampled as users get it, and judge by the shop's own policy."""
+    """Ask a version, sampled as users get it, and judge by a policy of the shop."""
     asked = list(islice(questions("unrated", EXAM_SEED, topics), number))
     async with shop.client() as client:
         found = await gather(
@@ -321,7 +328,7 @@ async def truth_of(
             for n, question in enumerate(asked)
         )
     texts = [answer.text for answer in found]
-    judged = [judge(question, text, BASE_POLICY) for question, text in zip(asked, texts, strict=True)]
+    judged = [judge(question, text, policy) for question, text in zip(asked, texts, strict=True)]
     right, polite = (sum(getattr(one, what) for one in judged) for what in ("correct", "polite"))
     return Truth(
         right / len(texts), polite / len(texts), sum(WRONG_DAYS in text for text in texts) / len(texts)

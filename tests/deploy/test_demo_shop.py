@@ -16,6 +16,7 @@ from deploy.demo.shop import (
     Tone,
     answer,
     conversations,
+    golden_set,
     judge,
     questions,
 )
@@ -28,6 +29,13 @@ TONES: tuple[Tone, ...] = ("polite", "blunt")
 def test_the_same_seed_asks_the_same_questions(split: Split) -> None:
     assert list(islice(questions(split, 7), 200)) == list(islice(questions(split, 7), 200))
     assert list(islice(questions(split, 7), 200)) != list(islice(questions(split, 8), 200))
+
+
+def test_the_golden_set_asks_different_questions_on_every_topic_and_answers_them_by_the_policy() -> None:
+    kept = golden_set(CHANGED_POLICY, each=3)
+    assert len({question for question, _ in kept}) == 3 * len(TOPICS)
+    assert any("14 days" in right for _, right in kept) and not any("30 days" in right for _, right in kept)
+    assert kept == golden_set(CHANGED_POLICY, each=3)
 
 
 def test_no_sentence_of_one_split_occurs_in_another() -> None:
