@@ -58,3 +58,34 @@ def test_bash_completes_a_command_after_reading_the_script() -> None:
     )
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["plan"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_offers_commands_and_options_after_reading_the_script() -> None:
+    program = (
+        f"set -x PATH {HONE.parent} $PATH; source (hone shell-completion fish | psub); "
+        "complete -C 'hone retrain pl'; complete -C 'hone retrain now --from'"
+    )
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert [line.split("\t")[0] for line in done.stdout.split("\n") if line.strip()] == [
+        "plan",
+        "--from-search",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_a_command_when_tab_is_pressed() -> None:
+    # A help text with backticks is evaluated by the shell: it must come out as text.
+    program = f"""
+        zmodload zsh/zpty && zpty z env PATH={HONE.parent}:$PATH zsh -f -i
+        zpty -w z 'PS1=; autoload -Uz compinit; compinit -u -D; source <(hone shell-completion zsh); print READ''Y'
+        zpty -r z out '*READY*'
+        zpty -w -n z $'hone retrain now --from\t'
+        zpty -r z out '*--from-search*' && print completed
+        zpty -d z"""
+    done = subprocess.run(
+        ["zsh", "-f", "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["completed"], done.stderr

@@ -303,6 +303,7 @@ async def watched(connection: AsyncConnection, version: Adapter, completion_id: 
             **model,
             alert_id="alert-1",
             rule="engines_away",
+            subject="",
             state="resolved",
             severity="critical",
             sentence=words or "No engine held support@1 for 40 s.",
