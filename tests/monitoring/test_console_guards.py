@@ -20,6 +20,7 @@ from tests.monitoring.consoles import RunningConsole, a_history, running_console
 PAGES = (
     "/",
     "/decide",
+    "/decide/canaries",
     "/model",
     "/model/support@1",
     "/model/compare",
@@ -42,7 +43,11 @@ ACTIONS = (
     "/playground",
     "/playground/rate",
     "/playground/key",
+    "/decide/canaries",
     "/training/now",
+    "/training/dataset",
+    "/training/search",
+    "/training/requests/runreq-1/cancel",
     "/training/run-1/cancel",
     "/training/run-1/pause",
     "/training/run-1/resume",
@@ -250,6 +255,7 @@ async def test_every_answer_forbids_inline_scripts_frames_and_caches(console: Ru
         ("/feedback?before=yesterday", 404, "expected a time"),
         ("/feedback/chatcmpl-none", 404, "has no completion"),
         ("/training/run-none", 404, "has no run"),
+        ("/training/datasets/ds-none", 404, "has no dataset"),
         ("/alerts/drift/drift-none", 404, "There is no page for"),
         ("/nothing", 404, "There is no such page"),
     ],
@@ -285,6 +291,10 @@ async def test_what_people_and_models_write_executes_nothing(
         await page.get_by_role("heading", name="What it did").wait_for()
         assert await page.evaluate(f"window.{MARK}") is None
         await page.get_by_role("link", name="Rows, and what was left out").click()
+        await page.get_by_role("heading", name="Composition").wait_for()
+        assert await page.evaluate(f"window.{MARK}") is None
+        await console.open(page, "/training")
+        await page.get_by_role("region", name="Datasets").get_by_role("link").first.click()
         await page.get_by_role("heading", name="Composition").wait_for()
         assert await page.evaluate(f"window.{MARK}") is None
         assert await page.locator("main :is(script, iframe, meta, base, style)").count() == 0

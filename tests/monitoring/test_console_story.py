@@ -22,6 +22,7 @@ from tests.monitoring.consoles import RunningConsole, a_history, a_worker, pictu
 PATHS = (
     "/",
     "/decide",
+    "/decide/canaries",
     "/model",
     "/model/support@2",
     "/model/compare",
