@@ -57,7 +57,7 @@ class GatePolicy(Section):
     """Candidate's answers may not grow beyond this multiple of the champion's length."""
     repetition_rate_max: float = Field(0.05, ge=0, le=1)
     """Largest share of answers that repeat themselves."""
-    repetition_rise_max: float = Field(0.05, ge=0, le=1)
+    repetition_rise_max: float = Field(0.03, ge=0, le=1)
     """Largest tolerated rise of the share of answers, greedy and sampled, that say a tenth of themselves twice; the
     champion's own share is added."""
     unfinished_rate_max: float = Field(0.1, ge=0, le=1)
