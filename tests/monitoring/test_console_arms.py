@@ -1,7 +1,6 @@
 """A rollout of two candidates on the operator's page: started, read, judged apart, one taken back, one promoted."""
 
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page
@@ -18,11 +17,11 @@ from tests.browser_fixture import accessibility_troubles
 from tests.builders import PROJECT, a_completion, a_model
 from tests.injection import CORPUS, MARK
 from tests.monitoring.consoles import (
-    PICTURES,
     RunningConsole,
     a_history,
     a_trained_version,
     a_worker,
+    picture,
     running_console,
 )
 
@@ -98,7 +97,7 @@ LIKED = {"champion": 0.5, "candidate": 0.9, "candidate-2": 0.5}
 async def test_every_arm_is_shown_with_its_share_its_people_its_failures_and_its_verdict(
     browser: Browser, console: RunningConsole, database: Database
 ) -> None:
-    watched = await console.sign_in(browser, viewport={"width": 1280, "height": 1500})
+    watched = await console.sign_in(browser, viewport={"width": 1280, "height": 1300})
     page = watched.page
     await started(page, console)
     for people in (range(300), range(300, 600)):
@@ -123,8 +122,7 @@ async def test_every_arm_is_shown_with_its_share_its_people_its_failures_and_its
             await page.get_by_text(numbers["sentence"]).first.wait_for()
             await page.get_by_role("img", name=f"{name}'s net approval less the champion's").wait_for()
     assert await page.get_by_text("support@2 better").count() == 1
-    if PICTURES:
-        await page.screenshot(path=Path(PICTURES) / "console-arms.png")
+    await picture(page, "console-arms")
     assert (watched.errors, watched.dialogs) == ([], [])
 
 
@@ -204,7 +202,5 @@ async def test_everyone_can_read_two_candidates_and_what_broke_executes_nothing(
     assert await page.evaluate(f"window.{MARK}") is None
     troubles += await accessibility_troubles(page)
     assert not await page.evaluate("document.documentElement.scrollWidth > innerWidth")
-    if PICTURES:
-        await page.screenshot(path=Path(PICTURES) / f"console-arms-{width}-{scheme}.png", full_page=True)
     assert troubles == []
     assert (watched.errors, watched.dialogs) == ([], [])

@@ -12,7 +12,7 @@ from feedback.run_requests import RunRequest
 from tests.browser_fixture import accessibility_troubles
 from tests.builders import PROJECT
 from tests.injection import CORPUS, MARK
-from tests.monitoring.consoles import PICTURES, RunningConsole, a_history, a_worker, running_console
+from tests.monitoring.consoles import RunningConsole, a_history, a_worker, running_console
 from tests.monitoring.test_console_guards import signed_in, token
 
 FOUND = {"method": "sft", "learning_rate": 0.0007, "epochs": 3.0, "beta": None, "rank": 8, "alpha": 16}
@@ -84,8 +84,6 @@ async def test_a_search_is_started_watched_ended_and_trained_with(
         search_id = await run_requests.begin_search(connection, request)
     await a_trial(database, search_id, 0)
     await page.get_by_text("1 of 3 trials so far").wait_for()
-    if PICTURES:
-        await page.screenshot(path=f"{PICTURES}/console-search.png", full_page=True)
     await page.get_by_role("button", name="Cancel").click()
     await page.get_by_text("Cancelled on request.").wait_for()
     await page.locator("select[name=from_search]").select_option(search_id)
@@ -142,8 +140,5 @@ async def test_everyone_can_read_searches_and_what_they_hold_executes_nothing(
     await page.get_by_role("region", name="Datasets").get_by_role("link").first.click()
     await page.get_by_role("heading", name="Dataset", exact=True).wait_for()
     troubles += await accessibility_troubles(page)
-    if PICTURES:
-        await console.open(page, "/training")
-        await page.screenshot(path=f"{PICTURES}/console-training-{width}-{scheme}.png", full_page=True)
     assert troubles == []
     assert (watched.errors, watched.dialogs) == ([], [])
