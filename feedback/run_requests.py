@@ -150,6 +150,17 @@ async def get(connection: AsyncConnection, project: str, request_id: str) -> Run
     return RunRequest(**row._mapping)
 
 
+async def in_project(connection: AsyncConnection, project: str, *, most: int = 100) -> list[RunRequest]:
+    """The newest requests of a project, newest first."""
+    query = (
+        select(run_requests)
+        .where(run_requests.c.project == project)
+        .order_by(run_requests.c.created_at.desc())
+        .limit(most)
+    )
+    return [RunRequest(**row._mapping) for row in await connection.execute(query)]
+
+
 async def waiting(connection: AsyncConnection, *, status: str = "waiting") -> list[RunRequest]:
     """Requests that nobody has answered, oldest first; with `status`, the searches that run."""
     query = select(run_requests).where(run_requests.c.status == status).order_by(run_requests.c.created_at)

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from feedback import adapters, runs, searches
+from feedback import adapters, run_requests, runs, searches
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.errors import HoneError, NotFound, Unwell
@@ -124,6 +124,24 @@ def freeze_rows(
             f"{made.dataset_id}: {made.counts['train']} rows to train on, {made.counts['held_out']} held out. "
             f"`hone dataset show {made.dataset_id}` says how they were chosen."
         )
+
+
+@retrain.command("requests")
+def list_requests(project: Project = DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """List what was asked of the worker, in the console or over HTTP, newest first."""
+    found = in_record(lambda connection: run_requests.in_project(connection, project))
+    columns = ("request_id", "model", "kind", "status", "refusal", "requested_by", "created_at")
+    show_rows([asdict(one) for one in found], columns, as_json=as_json, empty="Nothing was asked for yet.")
+
+
+@retrain.command("cancel")
+def cancel_request(
+    request_id: Annotated[str, typer.Argument(help="Id, from `hone retrain requests`.")],
+    project: Project = DEFAULT_PROJECT,
+) -> None:
+    """Withdraw what the worker was asked for, or end a search; what was tried is kept."""
+    in_record(lambda connection: run_requests.cancel(connection, project, request_id, by=actor()))
+    console.print(f"{request_id} is cancelled.")
 
 
 @retrain.command("search")

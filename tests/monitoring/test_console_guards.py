@@ -255,7 +255,7 @@ async def test_every_answer_forbids_inline_scripts_frames_and_caches(console: Ru
         ("/feedback?before=yesterday", 404, "expected a time"),
         ("/feedback/chatcmpl-none", 404, "has no completion"),
         ("/training/run-none", 404, "has no run"),
-        ("/training/datasets/ds-none", 404, "has no dataset"),
+        ("/training/datasets/ds-none", 404, "No dataset has the id"),
         ("/alerts/drift/drift-none", 404, "There is no page for"),
         ("/nothing", 404, "There is no such page"),
     ],

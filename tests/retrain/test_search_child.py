@@ -66,6 +66,8 @@ async def test_a_search_ends_when_it_is_cancelled_and_only_once(database: Databa
     answered = await again(database, asked)
     assert (answered.status, answered.refusal) == ("refused", "Cancelled on request.")
     async with database.begin() as connection:
+        assert await run_requests.in_project(connection, PROJECT) == [answered]
+        assert await run_requests.in_project(connection, "other") == []
         with pytest.raises(IllegalMove, match="is 'refused'"):
             await run_requests.cancel(connection, PROJECT, asked.request_id, by="ada")
 
