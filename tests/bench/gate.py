@@ -11,7 +11,8 @@ share of right and of polite answers, by the shop's own policy, to phrasings tha
 Poison: the attacks on selection, each told of the shop, with the defences off and on. What says the wrong fact in five
 answers of a hundred must not pass.
 
-Rounds: people rate what the last round's champion answers, and the next is trained from the base model on everything.
+Rounds: people rate what the last round's champion answers, and the next is trained from the base model on everything,
+with a fixed set repeated (--replay 0: without).
 
 Seeded; another processor may round otherwise. Without --model it builds the demonstration model first (minutes). Exits
 1 where the gate said something else than was expected.
@@ -26,7 +27,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from feedback.policy import ModelPolicy, TrainingPolicy
 from retrain.evaluate import summarise
 from retrain.evidence import Versions
 from retrain.gate import judge
+from retrain.replay import replayed
 from tests.bench.gate_poison import DEFENDED, UNDEFENDED, in_the_shop
 from tests.bench.gate_world import (
     WRONG_DAYS,
@@ -48,6 +50,7 @@ from tests.bench.gate_world import (
     Shop,
     compared,
     corrected,
+    fixed_set,
     forget,
     open_shop,
     plan,
@@ -62,8 +65,10 @@ from tests.retrain.rated_builders import Said
 
 VISITS = 1200
 RESAMPLES = 200
-SKILL_QUESTIONS = 200
+SKILL_QUESTIONS = 1000
+"""Of 200, three lost by chance look like more than a point."""
 GOLDEN_QUESTIONS_EACH = 4
+FIXED_ROWS = 300
 POISONED_MAX = 0.05
 POLICY = ModelPolicy.model_validate(
     {
@@ -231,20 +236,25 @@ async def poison(bench: Bench, attacks: Sequence[Attack]) -> bool:
 # Rounds.
 
 
-async def rounds(bench: Bench, number: int) -> bool:
+async def rounds(bench: Bench, number: int, share: float) -> bool:
     """Round after round from the base model on everything said so far; whether skill and distance stay in bounds."""
-    shop, said = bench.shop, list[Said]()
+    shop, said, fixed = bench.shop, list[Said](), fixed_set(FIXED_ROWS)
 
     async def skill_of(version: str) -> float:
         return (await truth_of(shop, version, number=SKILL_QUESTIONS, temperature=0.0)).right
 
     skill = await skill_of(shop.champion)
-    print(f"Of {SKILL_QUESTIONS} questions nobody rates, the base model answers {skill:.1%} rightly.\n")
+    print(
+        f"Of {SKILL_QUESTIONS} questions nobody rates, the base model answers {skill:.1%} rightly. A fixed set is "
+        f"{share:.0%} of what is trained on.\n"
+    )
     print(f"{'round':<6} {'feedback':>8} {'skill':>6} {NUMBERS}")
     kept = True
     for one in range(1, number + 1):
         said += rated(await visit(shop, VISITS // 8, samples=1, seed=bench.seed + 1000 * one))
         lesson = await plan(shop, said, "sft", SHARED | {"seed": bench.seed} | STABLE, policy=POLICY)
+        repeated = [row.columns for row in replayed(fixed, "sft", len(lesson.rows), share)]
+        lesson = replace(lesson, rows=[*lesson.rows, *repeated])
         outcome = await bench.prove(lesson, f"round {one}", keep=True)
         now = await skill_of(outcome.name)
         print(f"{one:<6} {len(said):>8} {now:>6.1%} {verdict(outcome)}", flush=True)
@@ -263,6 +273,7 @@ def main() -> int:
     )
     parser.add_argument("--poison", action="store_true")
     parser.add_argument("--rounds", type=int, metavar="N")
+    parser.add_argument("--replay", type=float, default=TrainingPolicy().replay_share, metavar="SHARE")
     parser.add_argument("--jobs", type=int, default=2, help="trainings beside each other")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -284,7 +295,7 @@ async def _run(asked: argparse.Namespace, model: Path, directory: Path, trainers
         if asked.poison:
             fine = await poison(bench, [one for one in every_attack() if wanted(one.name)])
         elif asked.rounds:
-            fine = await rounds(bench, asked.rounds)
+            fine = await rounds(bench, asked.rounds, asked.replay)
         else:
             fine = await recipes(bench, [one for one in TRIALS if wanted(one.name)])
     print(

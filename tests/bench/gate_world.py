@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from deploy.demo.model import CONTEXT_TOKENS
 from deploy.demo.people import Person, crowd, react, visits
-from deploy.demo.shop import BASE_POLICY, TOPIC_NAMES, Policy, Question, judge, questions
+from deploy.demo.shop import BASE_POLICY, TOPIC_NAMES, Policy, Question, conversations, judge, questions
 from deploy.postgres import EmbeddedPostgres
 from feedback import datasets, golden
 from feedback.adapters import BASE_ENGINE_NAME
@@ -31,6 +31,7 @@ from retrain.dpo import train_dpo
 from retrain.engine_client import EngineClient
 from retrain.evaluate import Evaluation, Observation, evaluate, read_items
 from retrain.evidence import Versions
+from retrain.file_rows import FileRow
 from retrain.gate import GateReport
 from retrain.kto import train_kto
 from retrain.plan import freeze, make_plan
@@ -52,7 +53,7 @@ MONTH = 30 * 24 * 60.0
 EVALUATED = 120
 """Held-out rows that an evaluation asks. With half of that, five answers were better and none was worse where a good
 recipe should have passed, and six are needed."""
-EXAM_QUESTIONS, EXAM_SEED = 300, 97
+EXAM_QUESTIONS, EXAM_SEED, FIXED_SEED = 300, 97, 98
 WRONG_DAYS = "99 days"
 TRAINERS: dict[str, Callable[..., TrainingResult | None]] = {
     "sft": train_sft,
@@ -221,6 +222,15 @@ def compared(asked: Sequence[Asked], *, policy: Policy = BASE_POLICY) -> list[Sa
 
 def _voted(one: Asked, answer: str, up: bool | None, minute: float) -> Said:
     return voted(one.question.text, answer, up, rater=one.person.name, minute=minute)
+
+
+def fixed_set(number: int) -> list[FileRow]:
+    """What an operator lets every run repeat: what the base model was asked before, rightly answered in both tones."""
+    said = (one for one in conversations(FIXED_SEED) if [turn.role for turn in one] == ["user", "assistant"])
+    return [
+        FileRow([{"role": "user", "content": asked.content}], answered.content)
+        for asked, answered in islice(said, number)
+    ]
 
 
 # What a run makes of it.
