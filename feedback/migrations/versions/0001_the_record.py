@@ -90,16 +90,13 @@ END
 $$
 """,
     """
-CREATE FUNCTION note_vote() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    given feedback := coalesce(NEW, OLD);
+CREATE FUNCTION note_votes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     -- By its completion's id alone: the completion may be on its way in a transaction that this one cannot see.
-    IF given.kind IN ('rating', 'signal') AND given.completion_id IS NOT NULL
-        AND EXISTS (SELECT FROM experiments WHERE project = given.project AND status = 'running')
-    THEN
-        INSERT INTO exposure_changes (completion_id) VALUES (given.completion_id);
-    END IF;
+    INSERT INTO exposure_changes (completion_id)
+    SELECT completion_id FROM changed
+    WHERE kind IN ('rating', 'signal') AND completion_id IS NOT NULL
+      AND project IN (SELECT project FROM experiments WHERE status = 'running');
     RETURN NULL;
 END
 $$
@@ -108,8 +105,11 @@ $$
     "FOR EACH ROW WHEN (NEW.experiment_id IS NOT NULL) EXECUTE FUNCTION note_exposure()",
     "CREATE TRIGGER exposure_changes AFTER UPDATE OR DELETE ON completions "
     "FOR EACH ROW WHEN (OLD.experiment_id IS NOT NULL) EXECUTE FUNCTION note_exposure()",
-    "CREATE TRIGGER vote_changes AFTER INSERT OR UPDATE OR DELETE ON feedback "
-    "FOR EACH ROW EXECUTE FUNCTION note_vote()",
+    *(
+        f"CREATE TRIGGER votes_{verb.lower()} AFTER {verb} ON feedback "
+        f"REFERENCING {which} TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_votes()"
+        for verb, which in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
+    ),
 )
 """A change notes itself, in its own transaction, for the sums behind the verdicts (feedback.exposure_sums)."""
 
@@ -1594,10 +1594,7 @@ def _create_summing() -> None:
         sa.Column("day", sa.Date(), nullable=True),
         sa.Column("completion_id", sa.Text(), nullable=True, comment="What was voted on."),
         sa.PrimaryKeyConstraint("change_id", name=op.f("pk_exposure_changes")),
-        comment="Units and days of experiments whose sums are no longer right. Emptied by every look.",
-    )
-    op.create_index(
-        op.f("ix_exposure_changes_experiment_id"), "exposure_changes", ["experiment_id"], unique=False
+        comment="Units and days of experiments whose sums are no longer right. Emptied by every look: no index pays.",
     )
     counts = ("requests", "ups", "downs", "exposed", "bad", "errors")
     says = {
@@ -1711,10 +1708,12 @@ def _drop_summing() -> None:
     for trigger, table in (
         ("exposure_arrives", "completions"),
         ("exposure_changes", "completions"),
-        ("vote_changes", "feedback"),
+        ("votes_insert", "feedback"),
+        ("votes_update", "feedback"),
+        ("votes_delete", "feedback"),
     ):
         op.execute(f"DROP TRIGGER {trigger} ON {table}")
     op.execute("DROP FUNCTION note_exposure()")
-    op.execute("DROP FUNCTION note_vote()")
+    op.execute("DROP FUNCTION note_votes()")
     for table in ("null_adapters", "allocations", "experiment_totals", "exposure_sums", "exposure_changes"):
         op.drop_table(table)
