@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Date, cast, func, select, text
@@ -47,10 +47,11 @@ async def window(
     rows_per_unit: int,
     adapter_id: str | None = None,
     before: datetime | None = None,
+    votes_within: timedelta | None = None,
 ) -> list[Row]:
     """The first `rows` completions after a moment that still have their text, `rows_per_unit` of a unit at most.
 
-    Fewer than `rows` come back when there are no more.
+    Fewer than `rows` come back when there are no more. Votes count that came within `votes_within` of their answer.
     """
     met: Counter[str] = Counter()
     found: list[Row] = []
@@ -60,7 +61,7 @@ async def window(
             found.append(row)
             if len(found) == rows:
                 break
-    return await _with_votes(connection, project, found)
+    return await _with_votes(connection, project, found, votes_within)
 
 
 async def _in_order(
@@ -115,14 +116,24 @@ def _row(one: Any) -> Row:
     )
 
 
-async def _with_votes(connection: AsyncConnection, project: str, rows: list[Row]) -> list[Row]:
+async def _with_votes(
+    connection: AsyncConnection, project: str, rows: list[Row], within: timedelta | None
+) -> list[Row]:
     said = await connection.execute(
         text(
             "SELECT completion_id, bool_or(value = 'false') AS down, bool_or(key_id IS NULL) AS token"
-            " FROM feedback WHERE project = :project AND effective AND kind = 'rating' AND name = 'thumbs'"
-            " AND completion_id = ANY(:ids) GROUP BY completion_id"
+            " FROM feedback JOIN unnest(CAST(:ids AS text[]), CAST(:answered AS timestamptz[]))"
+            " AS asked (completion_id, answered_at) USING (completion_id)"
+            " WHERE project = :project AND effective AND kind = 'rating' AND name = 'thumbs'"
+            " AND (CAST(:within AS interval) IS NULL OR feedback.created_at <= answered_at + :within)"
+            " GROUP BY completion_id"
         ),
-        {"project": project, "ids": [row.completion_id for row in rows]},
+        {
+            "project": project,
+            "ids": [row.completion_id for row in rows],
+            "answered": [row.created_at for row in rows],
+            "within": within,
+        },
     )
     votes = {
         one.completion_id: ("down" if one.down else "up", "token" if one.token else "key") for one in said

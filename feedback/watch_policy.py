@@ -32,6 +32,8 @@ class DriftPolicy(Section):
     """Completions of one window."""
     rows_per_rater_max: int = Field(5, ge=1)
     """Completions of one rater that enter a window at most."""
+    votes_seconds: float = Field(3600.0, ge=0)
+    """How long after its answer a vote counts; windows of feedback wait for it. 0: every vote there is, at once."""
     alarm_p: float = Field(0.005, gt=0, lt=0.1)
     """A window this unlikely without drift is an alarm at once, all columns of the window together."""
     repeat_p: float = Field(0.02, gt=0, lt=0.1)

@@ -13,7 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,8 @@ async def _rows(
     connection: AsyncConnection, model: Model, champion: Adapter, kind: str, after: datetime, rows: int
 ) -> list[Row]:
     fixed = champion.adapter_id if kind == "output" else None
+    # Votes come late: those of the newest answers would seem to be missing.
+    wait = timedelta(seconds=model.policy.drift.votes_seconds) if kind == "feedback" else timedelta()
     if await traffic.count_since(connection, model.project, model.model, after, adapter_id=fixed) < rows:
         return []
     return await traffic.window(
@@ -149,6 +151,8 @@ async def _rows(
         rows=rows,
         rows_per_unit=model.policy.drift.rows_per_rater_max,
         adapter_id=fixed,
+        before=datetime.now(UTC) - wait if wait else None,
+        votes_within=wait or None,
     )
 
 

@@ -1,12 +1,15 @@
 """Drift in the record: windows follow the champion's first traffic, each kind says what changed, pages are kept."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import text
 
 from feedback import adapters, models
 from feedback.completions import Completion, insert_many
@@ -17,14 +20,15 @@ from monitoring.drift import Report, last_message, look, newest
 from retrain.drift_child import look as look_in_a_child
 from tests.builders import PROJECT, a_completion, a_model
 
-POLICY = ModelPolicy.model_validate({"drift": {"reference_rows": 200, "window_rows": 200, "pages": False}})
+DRIFT = {"reference_rows": 200, "window_rows": 200, "pages": False}
+POLICY = ModelPolicy.model_validate({"drift": DRIFT | {"votes_seconds": 0}})
 WORDS = ("parcel", "lamp", "kettle", "invoice", "address", "chair", "refund")
 
 
 def asked(number: int, *, poem: bool = False, answer: str = "Within 30 days.", **changes: Any) -> Completion:
-    text = f"Where is my {WORDS[number % 7]} from May {number % 28}?"
-    text = f"Write a poem about the sea and my {WORDS[number % 7]}" if poem else text
-    body = {"model": "support", "messages": [{"role": "user", "content": text}]}
+    said = f"Where is my {WORDS[number % 7]} from May {number % 28}?"
+    said = f"Write a poem about the sea and my {WORDS[number % 7]}" if poem else said
+    body = {"model": "support", "messages": [{"role": "user", "content": said}]}
     return a_completion(
         unit=f"rater-{number}",
         rater=f"rater-{number}",
@@ -113,6 +117,46 @@ async def test_a_window_that_drifted_gets_evidentlys_page_without_any_words(
     assert report.page is not None
     page = await asyncio.to_thread((state_dir / report.page).read_text)
     assert "how long their messages are" in page and "poem" not in page
+
+
+async def vote(database: Database, names: Sequence[str], *, after: timedelta) -> None:
+    """A thumb up for each of these answers, so long after it."""
+    async with database.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO feedback (feedback_id, project, completion_id, rater, kind, name, value, effective,"
+                " created_at) SELECT 'fb-' || completion_id, project, completion_id, unit, 'rating', 'thumbs', 'true',"
+                " true, created_at + :after FROM completions WHERE completion_id = ANY(:names)"
+            ),
+            {"after": after, "names": list(names)},
+        )
+
+
+async def test_votes_that_have_not_come_yet_are_no_drift(database: Database, state_dir: Path) -> None:
+    await a_service(database, ModelPolicy.model_validate({"drift": DRIFT | {"votes_seconds": 3600}}))
+    async with database.begin() as connection:
+        champion = await adapters.champion(connection, PROJECT, "support")
+        await connection.execute(text("UPDATE adapters SET updated_at = now() - interval '9 hours'"))
+        now = datetime.now(UTC)
+        rows = [asked(number, adapter_id=champion.adapter_id) for number in range(400)]
+        old = [
+            replace(row, created_at=now - timedelta(hours=8, seconds=-n)) for n, row in enumerate(rows[:200])
+        ]
+        new = [
+            replace(row, created_at=now - timedelta(minutes=30, seconds=-n))
+            for n, row in enumerate(rows[200:])
+        ]
+        await insert_many(connection, [*old, *new])
+    await vote(database, [row.completion_id for row in old[:60]], after=timedelta(hours=2))
+    await vote(database, [row.completion_id for row in old[60:120]], after=timedelta(minutes=5))
+    assert set(await by_kind(database, state_dir)) == {"input", "output"}, (
+        "the newest votes are still to come"
+    )
+    await vote(database, [row.completion_id for row in new[60:120]], after=timedelta(minutes=5))
+    async with database.begin() as connection:
+        for table in ("completions", "feedback"):
+            await connection.execute(text(f"UPDATE {table} SET created_at = created_at - interval '1 hour'"))
+    assert not (await by_kind(database, state_dir))["feedback"].drifted
 
 
 async def test_a_policy_may_switch_it_off(database: Database, state_dir: Path) -> None:
