@@ -1,12 +1,12 @@
 """What each unit met and said, summed so that a verdict can be computed from it.
 
 A unit is the rater, or the session of an anonymous one: the thing that was assigned, and so the thing that counts once.
-Every exposed unit is kept, rated or not. Reads nothing: the caller brings exposures, or rows that its database summed.
+Every exposed unit is kept, rated or not. Reads nothing: the caller brings rows that its database summed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -15,28 +15,6 @@ from numpy.typing import NDArray
 from monitoring.sequential import Floats, floats
 
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """One answered request of an experiment.
-
-    `propensity` is the probability with which the unit got this arm when it asked, None for the policy's weight. `up`
-    and `down` are effective votes on this answer; a request counts as one up or one down, whichever has more.
-    """
-
-    unit: str
-    arm: str
-    at: datetime
-    propensity: float | None = None
-    error: bool = False
-    up: int = 0
-    down: int = 0
-
-    @property
-    def bad(self) -> bool:
-        """Failed, was aborted, or was voted down."""
-        return self.error or self.down > self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,35 +62,6 @@ MEASURES = (
     "aborted", "refused", "regenerated", "first_tokens", "log_first_token_seconds", "later_tokens",
     "log_later_token_seconds", "answers", "log_answer_tokens",
 )  # fmt: skip
-
-
-def aggregate(
-    exposures: Iterable[Exposure], *, now: datetime, maturation_seconds: float = 0.0
-) -> list[UnitOutcome]:
-    """Sum exposures per unit, arm and propensity; votes count for requests older than the maturation window."""
-    ripe = now - timedelta(seconds=maturation_seconds)
-    found: dict[tuple[str, str, float | None], UnitOutcome] = {}
-    for seen in sorted(exposures, key=lambda exposure: exposure.at):
-        key = (seen.unit, seen.arm, seen.propensity)
-        empty = UnitOutcome(
-            seen.unit, seen.arm, 0, propensity=seen.propensity, exposed=0, bad=0, met_at=seen.at
-        )
-        found[key] = _plus(found.get(key, empty), seen, scored=seen.at <= ripe)
-    return list(found.values())
-
-
-def _plus(total: UnitOutcome, seen: Exposure, *, scored: bool) -> UnitOutcome:
-    return replace(
-        total,
-        requests=total.requests + scored,
-        ups=total.ups + (scored and seen.up > seen.down),
-        downs=total.downs + (scored and seen.down > seen.up),
-        errors=total.errors + seen.error,
-        exposed=(total.exposed or 0) + 1,
-        bad=(total.bad or 0) + seen.bad,
-        bad_at=total.bad_at or (seen.at if seen.bad else None),
-        error_at=total.error_at or (seen.at if seen.error else None),
-    )
 
 
 def shares_of(arm: str, propensity: float | None, weights: Mapping[str, float]) -> tuple[float, ...]:

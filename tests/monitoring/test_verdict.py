@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from monitoring.outcomes import Exposure, Outcomes, UnitOutcome, aggregate
+from monitoring.outcomes import Outcomes, UnitOutcome
 from monitoring.verdict import ExperimentPolicy, Verdict, decide
 
 EVEN = ExperimentPolicy()
@@ -199,20 +199,6 @@ def test_three_arms_are_compared_two_by_two() -> None:
     verdict = decide(rows, policy)
     assert verdict.state == "better"
     assert [arm.arm for arm in verdict.arms] == ["champion", "candidate", "other"]
-
-
-def test_exposures_are_summed_and_young_ones_wait_but_still_guard() -> None:
-    exposures = [
-        Exposure("a", "champion", START, up=1),
-        Exposure("a", "champion", START, up=1, down=3),
-        Exposure("a", "champion", START + timedelta(seconds=90), down=1),
-        Exposure("b", "candidate", START + timedelta(seconds=95), error=True),
-    ]
-    rows = aggregate(exposures, now=START + timedelta(seconds=100), maturation_seconds=60)
-    first, second = rows
-    assert (first.requests, first.ups, first.downs, first.exposed, first.bad) == (2, 1, 1, 3, 2)
-    assert (second.requests, second.exposed, second.errors, second.bad) == (0, 1, 1, 1)
-    assert second.error_at == START + timedelta(seconds=95)
 
 
 def test_the_order_of_outcomes_does_not_matter() -> None:
