@@ -109,8 +109,10 @@ async def measure(database: Database, url: str, meter: Meter) -> bool:
             "SELECT completion_id FROM completions WHERE model = 'support' ORDER BY created_at DESC LIMIT 1"
         )
         newest = await connection.scalar(text(query))
+        held = int(await connection.scalar(text("SELECT count(*) FROM completions")) or 0)
         run = await connection.scalar(text("SELECT run_id FROM runs ORDER BY created_at DESC LIMIT 1"))
-    kept = True
+        dataset = await connection.scalar(text("SELECT dataset_id FROM datasets LIMIT 1"))
+    late: list[str] = []
     async with (
         running_console(database, url) as console,
         a_worker(database),
@@ -120,7 +122,7 @@ async def measure(database: Database, url: str, meter: Meter) -> bool:
         assets = await _assets(client)
         await asyncio.sleep(WARM_SECONDS)
         print(f"\n{'page':<44} {'first':>9} {'again':>9} {'slowest':>9} {'CPU':>9} {'KB in all':>10}")
-        for path in pages(str(newest), str(run)):
+        for path in pages(str(newest), str(run), str(dataset)):
             took, size, worked = [], 0, meter.cpu_seconds()
             for _ in range(TIMES + 1):
                 began = time.perf_counter()
@@ -131,18 +133,21 @@ async def measure(database: Database, url: str, meter: Meter) -> bool:
                 )
                 size = len(answer.content) + assets
             well = took[0] <= SECONDS_MAX and max(took[1:]) <= SECONDS_MAX and size <= BYTES_MAX
-            kept = kept and well
+            late += [] if well else [path]
             cpu_seconds = (meter.cpu_seconds() - worked) / (TIMES + 1)
             times = (took[0], statistics.median(took[1:]), max(took[1:]), cpu_seconds)
             cells = " ".join(f"{one * 1000:>6.0f} ms" for one in times)
             print(f"{path[:44]:<44} {cells} {size / 1000:>10.0f}{'' if well else '   too much'}", flush=True)
-    return kept
+    promised = f"{SECONDS_MAX * 1000:.0f} ms and {BYTES_MAX / 1000:.0f} KB a page with {held:,} completions"
+    print(f"\n{promised}: {f'{len(late)} pages are beyond it' if late else 'every page keeps it'}.")
+    return not late
 
 
-def pages(completion_id: str, run_id: str) -> Iterator[str]:
+def pages(completion_id: str, run_id: str, dataset_id: str) -> Iterator[str]:
     """Every page, and the searches that look at most."""
     yield from ("/?model=support", "/?model=search", "/decide?model=support", "/model?model=support")
     yield from ("/model/support@1", "/model/support@2", "/decide/abort/support?model=support")
+    yield "/decide/canaries?model=support"
     yield from ("/model/compare?model=support", "/playground?model=support")
     for query in ("", "&days=365", "&rating=up", "&rating=down", "&rating=corrected", "&rating=none"):
         yield f"/feedback?model=support{query}"
@@ -154,6 +159,7 @@ def pages(completion_id: str, run_id: str) -> Iterator[str]:
         "/training?model=support",
         f"/training/{run_id}",
         f"/training/{run_id}/rows",
+        f"/training/datasets/{dataset_id}",
     )
     yield from ("/alerts?model=support", "/settings?model=support", "/settings/policy?model=support")
     yield from ("/settings/audit", "/settings/erasures")
