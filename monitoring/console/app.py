@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feedback import keys
 from feedback.database import Database
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound
+from feedback.mistakes import explain
 from feedback.settings import FeedbackSettings
 from monitoring.console import (
     decide,
@@ -161,11 +162,7 @@ def _add_error_pages(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        return _error_page(
-            400, "That did not work", f"'{field}' is {first.get('input')!r:.80}: {first['msg']}."
-        )
+        return _error_page(400, "That did not work", str(explain(error.errors(), skip=1)))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
