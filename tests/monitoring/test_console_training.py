@@ -127,8 +127,9 @@ async def test_everyone_can_read_searches_and_what_they_hold_executes_nothing(
     words = "\n".join(CORPUS)
     await a_trial(database, CORPUS[0], 0, words=words)
     async with database.begin() as connection:
-        for kind, search in (("search", {"trials": 2, "sampler": "grid"}), ("dataset", None)):
-            request = await run_requests.create(connection, PROJECT, "support", kind, search=search, by=words)
+        grid = {"trials": 2, "sampler": "grid"}
+        await run_requests.create(connection, PROJECT, "support", "search", search=grid, by=words)
+        request = await run_requests.create(connection, PROJECT, "support", "dataset", by=words)
         await run_requests.answer(connection, request.request_id, refusal=words)
     watched = await console.sign_in(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = watched.page
