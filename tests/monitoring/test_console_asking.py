@@ -106,7 +106,7 @@ async def test_two_versions_answer_side_by_side_and_a_thumb_is_the_operators(
 async def test_what_an_operator_asks_is_trained_on_only_if_they_say_so(
     console: RunningConsole, database: Database
 ) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         await client.post("/sign-in", data={"key": console.operator})
         page = (await client.get("/playground?model=support")).text
         csrf = page.split('name="csrf" value="')[1].split('"')[0]
@@ -193,7 +193,7 @@ async def test_a_gateway_that_is_away_is_named_and_nothing_is_lost(
 
 
 async def test_answers_come_as_events_to_who_listens(console: RunningConsole) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         await client.post("/sign-in", data={"key": console.operator})
         page = (await client.get("/model/compare?model=support")).text
         csrf = page.split('name="csrf" value="')[1].split('"')[0]

@@ -71,7 +71,7 @@ async def console(database: Database, database_url: str) -> AsyncIterator[Runnin
 @asynccontextmanager
 async def signed_in(console: RunningConsole, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client with a session, and the session's token in `csrf`."""
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.post("/sign-in", data={"key": key})
         assert answer.status_code == 303, answer.text
         yield client
@@ -83,7 +83,7 @@ async def token(client: httpx.AsyncClient) -> str:
 
 
 async def test_a_stranger_sees_nothing_and_is_asked_for_a_key(console: RunningConsole) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         for path in PAGES:
             answer = await client.get(path)
             assert (answer.status_code, answer.headers["location"].split("?")[0]) == (303, "/sign-in"), path
@@ -95,7 +95,7 @@ async def test_a_stranger_sees_nothing_and_is_asked_for_a_key(console: RunningCo
 
 @pytest.mark.parametrize("key", ["", "hk_wrong", "hk_"])
 async def test_a_key_that_does_not_work_opens_nothing(console: RunningConsole, key: str) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.post("/sign-in", data={"key": key})
     assert answer.status_code == 401
     assert "set-cookie" not in answer.headers
@@ -105,14 +105,14 @@ async def test_a_key_that_does_not_work_opens_nothing(console: RunningConsole, k
 async def test_a_key_of_an_application_cannot_sign_in(console: RunningConsole, database: Database) -> None:
     async with database.begin() as connection:
         _, key = await keys.create(connection, role="app", name="shop", by="test")
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.post("/sign-in", data={"key": key})
     assert answer.status_code == 401
     assert "role &#39;app&#39;" in answer.text
 
 
 async def test_the_cookie_is_for_this_console_only_and_never_holds_the_key(console: RunningConsole) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.post("/sign-in", data={"key": console.operator})
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
@@ -122,7 +122,7 @@ async def test_the_cookie_is_for_this_console_only_and_never_holds_the_key(conso
 async def test_behind_tls_the_cookie_never_travels_without_it(database: Database, database_url: str) -> None:
     async with (
         running_console(database, database_url, console_behind_tls=True) as console,
-        httpx.AsyncClient(base_url=console.url) as client,
+        httpx.AsyncClient(base_url=console.url, timeout=60) as client,
     ):
         cookie = (await client.post("/sign-in", data={"key": console.operator})).headers["set-cookie"]
     assert cookie.startswith("__Host-") and "Secure" in cookie
@@ -144,7 +144,7 @@ async def test_a_form_that_no_page_of_the_session_made_changes_nothing(
 
 @pytest.mark.parametrize("cookie", ["", "x", "x.y", "a|b|c.d", "é.é", "." * 500])
 async def test_a_forged_cookie_is_no_session(console: RunningConsole, cookie: str) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.get("/", headers={b"cookie": f"hone_console={cookie}".encode()})
     assert answer.headers["location"] == "/sign-in"
 
@@ -223,7 +223,7 @@ async def test_another_project_is_not_there(console: RunningConsole, database: D
 
 @pytest.mark.parametrize("target", ["//192.0.2.1/", "https://192.0.2.1/", "/\\192.0.2.1", "javascript:1"])
 async def test_signing_in_leads_nowhere_else(console: RunningConsole, target: str) -> None:
-    async with httpx.AsyncClient(base_url=console.url) as client:
+    async with httpx.AsyncClient(base_url=console.url, timeout=60) as client:
         answer = await client.post("/sign-in", data={"key": console.operator, "next": target})
     assert answer.headers["location"] == "/"
 

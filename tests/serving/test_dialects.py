@@ -188,7 +188,7 @@ async def test_messages_refuses_in_anthropics_shape_and_takes_its_header(start: 
         fake_engine(ANSWERS["/v1/messages"]) as engine,
         start(engine.url, request_bytes_max=2000) as running,
     ):
-        async with httpx.AsyncClient(base_url=running.url) as stranger:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60) as stranger:
             nobody = await stranger.post("/v1/messages", json={}, headers={"x-api-key": "hk_wrong"})
             somebody = await stranger.post(
                 "/v1/messages",

@@ -33,7 +33,7 @@ async def running(database: Database, database_url: str, state_dir: Path) -> Asy
 
 async def vote(running: Running, token: str, value: bool = True) -> httpx.Response:
     """What a page sends: the token, and no key."""
-    async with httpx.AsyncClient(base_url=running.url) as page:
+    async with httpx.AsyncClient(base_url=running.url, timeout=60) as page:
         return await page.post(
             "/v1/feedback", json={"value": value}, headers={"x-hone-feedback-token": token}
         )

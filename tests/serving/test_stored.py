@@ -209,7 +209,7 @@ async def test_metadata_that_is_not_openai_s_is_refused(application: Application
 
 
 async def test_without_a_key_nothing_is_shown(application: Application) -> None:
-    async with httpx.AsyncClient(base_url=application.running.url) as client:
+    async with httpx.AsyncClient(base_url=application.running.url, timeout=60) as client:
         assert (await client.get("/v1/chat/completions")).status_code == 401
 
 
