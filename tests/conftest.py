@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.postgres import EmbeddedPostgres
 from feedback.database import Database, migrate, parse_url
@@ -20,13 +21,16 @@ from tests.engine_fixture import tiny_model as tiny_model
 from tests.guards import no_network as no_network
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is no counterexample.
+settings.register_profile("hone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hone")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL server, with the newest schema in its template database."""
-    settings = {"fsync": "off", "synchronous_commit": "off"}
-    with open_directory() as directory, EmbeddedPostgres(directory / "postgres", settings=settings) as server:
+    unsafe = {"fsync": "off", "synchronous_commit": "off"}
+    with open_directory() as directory, EmbeddedPostgres(directory / "postgres", settings=unsafe) as server:
         migrate(server.url)
         yield server
 

@@ -26,7 +26,7 @@ def drain(spool: Spool) -> list[bytes]:
 
 
 @given(records=payloads, drained_after=st.integers(0, 40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_what_goes_in_comes_out_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], drained_after: int
 ) -> None:
@@ -44,7 +44,7 @@ def test_what_goes_in_comes_out_once_and_in_order(
 
 
 @given(records=payloads, kept=st.integers(0, 10_000), stored=st.integers(0, 3))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_torn_tail_costs_the_torn_record_only(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], kept: int, stored: int
 ) -> None:
