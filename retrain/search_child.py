@@ -8,9 +8,6 @@ its worker, leaves what it has tried; it is not begun again by itself. A run tha
 
 import argparse
 import asyncio
-import os
-import sys
-from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
 from feedback import run_requests, runs
@@ -18,12 +15,10 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.run_requests import RunRequest
 from feedback.settings import FeedbackSettings
-from monitoring.logs import rotate
+from retrain.children import child_environment, end_child, start_child
 from retrain.search_run import search
 
 POLL_SECONDS = 1.0
-STOP_SECONDS = 10.0
-LOG_BYTES_MAX = 5_000_000
 LOST = "The worker ended while it searched. What was tried is kept; ask again for more."
 
 
@@ -51,26 +46,11 @@ async def _carry_out(
     database: Database, request: RunRequest, log_file: Path, state_dir: Path, threads: int
 ) -> int:
     """Run the search's process until its end, or until it is cancelled; returns its exit status."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    rotate(log_file, LOG_BYTES_MAX)
-    with log_file.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(
-                "nice",
-                "-n",
-                "10",
-                sys.executable,
-                "-m",
-                "retrain.search_child",
-                "--request",
-                request.request_id,
-            ),
-            env=_environment(database, state_dir, threads),
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = await start_child(
+        *("retrain.search_child", "--request", request.request_id),
+        log_file=log_file,
+        environment=child_environment(database, state_dir, threads),
+    )
     try:
         while process.returncode is None and await _goes_on(database, request):
             try:
@@ -78,7 +58,7 @@ async def _carry_out(
             except TimeoutError:
                 continue
     finally:
-        await _end(process)
+        await end_child(process)
     return process.returncode or 0
 
 
@@ -86,28 +66,6 @@ async def _goes_on(database: Database, request: RunRequest) -> bool:
     async with database.begin() as connection:
         found = await run_requests.get(connection, request.project, request.request_id)
     return found.status == "running"
-
-
-async def _end(process: Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-def _environment(database: Database, state_dir: Path, threads: int) -> dict[str, str]:
-    root = str(Path(__file__).parent.parent)
-    return os.environ | {
-        "HONE_DATABASE_URL": database.url.set(drivername="postgresql").render_as_string(False),
-        "HONE_STATE_DIR": str(state_dir),
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-    }
 
 
 def main() -> None:

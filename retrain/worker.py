@@ -7,7 +7,6 @@ that the model's policy lets train only at other times, rests at a checkpoint an
 """
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from feedback import engines, models, runs
 from feedback.database import Database
 from feedback.errors import NotFound
 from feedback.runs import Run
+from retrain.children import child_environment
 from retrain.engine_sleep import put_to_sleep, wake
 from retrain.examine import examine, give_up
 from retrain.settings import RetrainSettings
@@ -177,23 +177,12 @@ class Worker:
         log.info("training started", run_id=run.run_id, attempt=started.attempts, pid=self.child.process.pid)
 
     def _spawn(self, run_id: str) -> subprocess.Popen[bytes]:
-        threads = str(self.settings.training_threads)
-        package_root = str(Path(__file__).parent.parent)
-        environment = os.environ | {
-            "HONE_DATABASE_URL": self.database.url.set(drivername="postgresql").render_as_string(False),
-            "HONE_STATE_DIR": str(self.state_dir),
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
-        }
         file = log_file(self.state_dir, run_id)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "retrain.train", "--run", run_id],
-                env=environment,
+                env=child_environment(self.database, self.state_dir, self.settings.training_threads),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
