@@ -187,9 +187,9 @@ async def test_no_project_sees_or_touches_what_another_stored(application: Appli
 @pytest.mark.parametrize(
     ("change", "status", "param"),
     [
-        ({"limit": 0}, 422, "query.limit"),
-        ({"limit": 101}, 422, "query.limit"),
-        ({"order": "up"}, 422, "query.order"),
+        ({"limit": 0}, 422, "limit"),
+        ({"limit": 101}, 422, "limit"),
+        ({"order": "up"}, 422, "order"),
         ({"model": "support@x"}, 400, "model"),
     ],
 )
