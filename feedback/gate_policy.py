@@ -46,6 +46,9 @@ class GatePolicy(Section):
     """Largest tolerated drop of agreement with the golden set, where an operator keeps one."""
     facts_drop_max: float = Field(0.2, ge=0, le=1)
     """Largest tolerated drop of the share of approved answers whose numbers and addresses are still stated."""
+    wrong_fact_rise_max: float = Field(0.05, ge=0, le=1)
+    """Largest tolerated rise, at the lower 99% bound, of the share of answers that state another number or address in
+    place of one that approved or golden answers state."""
     topic_drop_max: float = Field(0.5, ge=0, le=1)
     """Largest tolerated drop within one topic, one language, or the answers that state one fact; catches one fact made
     wrong among many."""

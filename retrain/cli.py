@@ -355,7 +355,7 @@ def _bar_state(found: Run) -> dict[str, Any]:
             "description": label,
             "completed": progress["evaluated"],
             "total": progress["items"],
-            "detail": "held-out rows",
+            "detail": "questions",
         }
     if "steps" in progress:
         remaining = int(progress["remaining_seconds"])

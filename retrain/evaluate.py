@@ -5,7 +5,8 @@ approved), chrF against it is the score; where only a wrong one is known, a vers
 and an answer that is cut off, empty or repeats itself never scores. The candidate also answers once by sampling,
 for its divergence from the base model: E[log p(candidate) - log p(base)] over its own tokens. Where people approved an
 answer, both are sampled a few times, since that is what users would get: it is looked at for facts, and for saying
-things twice. Suites and a judging model are asked beside it, where there are any.
+things twice. Facts that look wrong there are asked about again. Suites and a judging model are asked beside it, where
+there are any.
 
 A request that fails is counted and leaves its item out. Nothing is written.
 """
@@ -28,6 +29,7 @@ from retrain.repeated import loops, repeated_pairs
 from retrain.stated import KNOWN, Given, fact_slices, stated_pairs
 from retrain.suites import Suite, ask_suite, refuses
 from retrain.topics import find_topics
+from retrain.wrong_facts import Question, ask_again, known_facts, suspects
 
 STILL_SAYS = 0.9
 """An answer whose chrF with a disliked one is at least this still says it."""
@@ -106,7 +108,11 @@ async def evaluate(
     judge: Judge | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Ask both versions everything; the client bounds what is in flight."""
+    """Ask both versions everything; the client bounds what is in flight.
+
+    Args:
+        report: told how many items and facts asked about again are done, and how many there are.
+    """
     errors: list[str] = []
     judge_errors: list[str] = []
     done = 0
@@ -127,7 +133,13 @@ async def evaluate(
         asked = [tasks.create_task(one(number, item)) for number, item in enumerate(items)]
         suite_tasks = [tasks.create_task(ask_suite(suite, versions, client, judge)) for suite in suites]
     observed = tuple(o for o in (task.result() for task in asked) if o is not None)
+    doubtful = suspects(_known_facts(observed))
+    again = []
+    for suspect in doubtful:
+        again.append(await ask_again(suspect, versions, client, errors))
+        report(len(items) + len(again), len(items) + len(doubtful))
     evidence = summarise(observed, versions, errors, [task.result() for task in suite_tasks])
+    evidence = replace(evidence, asked_again=tuple(again))
     if judge is not None:
         judged = [o.judged for o in observed if o.judged is not None]
         evidence = replace(evidence, judge=summarise_judged(judge.model, judged, len(judge_errors)))
@@ -236,6 +248,7 @@ def summarise(
         slices=(*_slices(approved), *fact_slices(given, kept)),
         stated=stated_pairs(given),
         golden_stated=stated_pairs(kept),
+        known_facts=len(_known_facts(observed)),
         repeated=repeated_pairs([*given, *kept]),
         latency_ratio=_latency_ratio(held_out),
         suites=tuple(suites),
@@ -262,6 +275,14 @@ def given_of(observation: Observation) -> Given:
         (observation.champion.text, *observation.drawn[0]),
         (observation.candidate.text, *observation.drawn[1]),
     )
+
+
+def _known_facts(observed: Sequence[Observation]) -> dict[str, list[Question]]:
+    held_out, golden = (
+        [Question(o.item.prompt, given_of(o)) for o in observed if o.item.split == split]
+        for split in ("held_out", "golden")
+    )
+    return known_facts(held_out, golden)
 
 
 def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:

@@ -68,6 +68,35 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedAgain:
+    """A known fact that the candidate seemed to get wrong, in answers sampled anew."""
+
+    fact: str
+    questions: int
+    answers: int
+    """Of each version."""
+    champion: int
+    """Answers of the champion that state another number or address in its place."""
+    candidate: int
+
+    @property
+    def rise(self) -> float:
+        """By how much the share of wrong answers rose."""
+        return (self.candidate - self.champion) / self.answers
+
+    def rise_low(self, confidence: float) -> float:
+        """One-sided lower bound of the rise (Newcombe 1998, method 10)."""
+        from monitoring.sequential import wilson_interval
+
+        two_sided = 2 * confidence - 1
+        low, _ = wilson_interval(self.candidate, self.answers, confidence=two_sided)
+        _, high = wilson_interval(self.champion, self.answers, confidence=two_sided)
+        return self.rise - math.hypot(
+            self.candidate / self.answers - low, high - self.champion / self.answers
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteResult:
     """One suite's items as both versions answered them."""
 
@@ -140,6 +169,10 @@ class Evidence:
     """Approved answers that state facts: the share of a version's answers, surest and sampled, that state them all."""
     golden_stated: tuple[Pair, ...] = ()
     """The same for the golden set."""
+    known_facts: int = 0
+    """Facts that the golden set or enough approved answers state."""
+    asked_again: tuple[AskedAgain, ...] = ()
+    """Those of them that the candidate seemed to state wrongly more often."""
     repeated: tuple[Pair, ...] = ()
     """Approved and golden answers: the share of a version's answers, surest and sampled, that say things twice."""
     latency_ratio: Estimate | None = None

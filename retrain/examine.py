@@ -210,7 +210,7 @@ async def _ask(
                 client,
                 suites=suites,
                 judge=judging,
-                report=lambda done, _: asked.update(evaluated=done),
+                report=lambda done, total: asked.update(evaluated=done, items=total),
             )
     finally:
         shower.cancel()

@@ -21,6 +21,8 @@ RETAINED_SHARE_MIN = 0.25
 """Of the held-out rows that the policy asks for, this share must be answers that people approved."""
 DRAWN_ITEMS_MIN = 20
 """Known answers below which two that went wrong would look like many."""
+WRONG_FACT_LEVEL = 0.01
+"""A candidate that is as good seems worse in a few facts; with this, one in a hundred such is rejected at most."""
 SLICES = {
     "topic": ("topic", "agreement on its {n} approved answers went"),
     "language": ("language", "agreement on its {n} approved answers went"),
@@ -72,6 +74,7 @@ def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
         _better(evidence, policy),
         _retains(evidence, policy),
         *_stated(evidence, policy),
+        *_wrong_fact(evidence, policy),
         *_repeated(evidence, policy),
         *_golden(evidence, policy),
         *_slices(evidence, policy),
@@ -168,6 +171,31 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
                 f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
                 f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
             )
+
+
+def _wrong_fact(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    """Look for the fact that is most surely replaced by another; the level is shared by all that were asked about.
+
+    Like latency, this needs evidence to fail: what looked wrong was asked about often enough to give it.
+    """
+    name, limit = "wrong_fact_rise", policy.wrong_fact_rise_max
+    looked = f"Of {evidence.known_facts} numbers and addresses that known answers state, "
+    if (again := evidence.asked_again) and evidence.known_facts:
+        confidence = 1 - WRONG_FACT_LEVEL / len(again)
+        worst = max(again, key=lambda one: one.rise_low(confidence))
+        low = worst.rise_low(confidence)
+        yield Check(
+            name,
+            low,
+            limit,
+            low <= limit,
+            f"{looked}{len(again)} seemed to be replaced by others more often and were asked about again. Worst is "
+            f"'{worst.fact}': of {worst.answers} answers of each version {worst.champion} of the champion's and "
+            f"{worst.candidate} of the candidate's state another in its place, a rise by {worst.rise:.3f} (lower bound "
+            f"{low:.3f}), tolerated is {limit:.3f}.",
+        )
+    elif evidence.known_facts:
+        yield Check(name, 0.0, limit, True, f"{looked}none seemed to be replaced by others more often.")
 
 
 def _repeated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:

@@ -197,7 +197,8 @@ def passes_of(outcome: Outcome) -> float:
     passed = 0
     for _ in range(RESAMPLES):
         drawn = rng.choices(outcome.observed, k=len(outcome.observed))
-        passed += judge(summarise(drawn, versions, []), report.policy).decision == "candidate"
+        evidence = replace(summarise(drawn, versions, []), asked_again=report.evidence.asked_again)
+        passed += judge(evidence, report.policy).decision == "candidate"
     return passed / RESAMPLES
 
 

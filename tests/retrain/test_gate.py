@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from feedback.policy import GatePolicy
 from retrain.evidence import (
+    AskedAgain,
     Estimate,
     Evidence,
     JudgeResult,
@@ -63,6 +64,7 @@ def evidence(**changes: Any) -> Evidence:
         golden=pairs("golden", 1.0, 1.0, 10),
         slices=(Slice("topic", "returns lamp", 8, 0.95, 0.94), Slice("language", "en", 20, 0.95, 0.94)),
         stated=pairs("approved", 1.0, 1.0, 20),
+        known_facts=4,
         latency_ratio=Estimate(50, 1.1, 1.0, 1.2),
         training_loss=0.2,
         held_out_loss=0.5,
@@ -108,6 +110,7 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
         ({"slices": (Slice("language", "de", 6, 1.0, 0.2),)}, "language_drop"),
         ({"slices": (Slice("fact", "30", 6, 1.0, 0.0),)}, "fact_drop"),
         ({"slices": (Slice("golden_fact", "30", 2, 1.0, 0.0),)}, "golden_fact_drop"),
+        ({"asked_again": (AskedAgain("30", 4, 200, 2, 46),)}, "wrong_fact_rise"),
         ({"stated": (*pairs("approved", 1.0, 1.0, 16), *pairs("approved", 1.0, 0.0, 4))}, "facts_drop"),
         (
             {"golden_stated": (*pairs("golden", 1.0, 1.0, 20), *pairs("golden", 1.0, 0.0, 6))},

@@ -1,0 +1,116 @@
+"""Numbers and addresses that a candidate states in place of known ones.
+
+What is wrong in one answer of five is mostly right where the model is surest, and a handful of sampled answers does not
+tell it from chance. So the facts that look wrong are asked about again, often, and only what is answered then counts:
+what was bad luck does not come twice.
+
+An answer is wrong about a fact if it does not state it, and states a number or address that neither the right answer
+nor the question has. Leaving a fact out is not wrong here.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from retrain.defences import addresses_and_numbers
+from retrain.engine_client import EngineClient, EngineFailed
+from retrain.evidence import AskedAgain, Versions
+from retrain.prompts import Prompt
+from retrain.stated import FACT_ITEMS_MIN, FACT_RATERS_MIN, Given, contested
+
+ANSWERS = 200
+"""Answers of each version about one fact: one wrong in eight is told from one wrong in a hundred."""
+FACTS_MAX = 10
+"""Those that look worst; each costs requests and makes the others harder to prove."""
+QUESTIONS_MAX = 10
+SEEDS_FROM = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt whose right answer somebody stands for, and what both versions answered."""
+
+    prompt: Prompt
+    given: Given
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A fact that the candidate got wrong more often than the champion, in few answers."""
+
+    fact: str
+    rise: float
+    questions: tuple[Question, ...]
+
+
+def wrong_about(fact: str, given: Given, text: str) -> bool:
+    """Whether an answer states something else in place of a fact."""
+    stated = addresses_and_numbers(text)
+    return fact not in stated and not stated <= addresses_and_numbers(f"{given.right} \n {given.asked}")
+
+
+def known_facts(held_out: Sequence[Question], golden: Sequence[Question]) -> dict[str, list[Question]]:
+    """Facts that an operator keeps, or that enough people approved and no more correct, with their questions.
+
+    What the golden set says holds, whatever a crowd says.
+    """
+    left_out = contested([one.given for one in held_out])
+    approved = _by_fact([one for one in held_out if one.given.source == "approved"])
+    kept = _by_fact(golden)
+    for fact, found in approved.items():
+        raters = {one.given.rater for one in found}
+        if fact not in left_out and len(found) >= FACT_ITEMS_MIN and len(raters) >= FACT_RATERS_MIN:
+            kept[fact] = [*kept.get(fact, ()), *found]
+    return kept
+
+
+def _by_fact(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    found: dict[str, list[Question]] = {}
+    for one in questions:
+        for fact in one.given.facts:
+            found.setdefault(fact, []).append(one)
+    return found
+
+
+def suspects(known: dict[str, list[Question]]) -> list[Suspect]:
+    """The facts to ask about again, those that look worst first."""
+    found = [
+        Suspect(fact, rise, tuple(questions[:QUESTIONS_MAX]))
+        for fact, questions in known.items()
+        if (rise := _rise(fact, [one.given for one in questions])) > 0
+    ]
+    return sorted(found, key=lambda one: (-one.rise, one.fact))[:FACTS_MAX]
+
+
+def _rise(fact: str, given: Sequence[Given]) -> float:
+    champion, candidate = (
+        [wrong_about(fact, one, text) for one in given for text in getattr(one, side)]
+        for side in ("champion", "candidate")
+    )
+    return sum(candidate) / len(candidate) - sum(champion) / len(champion)
+
+
+async def ask_again(
+    suspect: Suspect, versions: Versions, client: EngineClient, errors: list[str]
+) -> AskedAgain:
+    """Sample both versions anew; a request that fails is added to `errors`."""
+
+    async def wrong(version: str, question: Question, seed: int) -> bool:
+        try:
+            answer = await client.answer(version, question.prompt, temperature=1.0, seed=seed)
+        except EngineFailed as error:
+            errors.append(str(error))
+            return False
+        return wrong_about(suspect.fact, question.given, answer.text)
+
+    asked = list(_shared_out(suspect.questions))
+    champion, candidate = [
+        sum(await asyncio.gather(*(wrong(version, question, seed) for seed, question in asked)))
+        for version in (versions.champion, versions.candidate)
+    ]
+    return AskedAgain(suspect.fact, len(suspect.questions), len(asked), champion, candidate)
+
+
+def _shared_out(questions: Sequence[Question]) -> Iterator[tuple[int, Question]]:
+    for number in range(ANSWERS):
+        yield SEEDS_FROM + number, questions[number % len(questions)]
