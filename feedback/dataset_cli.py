@@ -108,17 +108,16 @@ def export_dataset(
 def add_golden(
     model: Model,
     file: Annotated[
-        Path,
-        typer.Argument(help="JSON lines of {prompt, completion}; prompt is text or messages.", exists=True),
+        Path, typer.Argument(help="JSON lines of {prompt, completion}; prompt is text or messages.")
     ],
     project: Project = DEFAULT_PROJECT,
 ) -> None:
     """Keep questions for evaluation. Safe to repeat: a question that is there gets its new answer."""
-    items = [
-        _golden_item(file, number, line)
-        for number, line in enumerate(file.read_bytes().splitlines(), 1)
-        if line
-    ]
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise HoneError(f"{file} cannot be read ({error.strerror}). Name a file of JSON lines.") from error
+    items = [_golden_item(file, number, line) for number, line in enumerate(lines, 1) if line]
 
     async def work(connection: Any) -> None:
         for prompt, answer in items:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, datasets, evaluations, runs
 from feedback.adapters import Adapter
+from feedback.datasets import Dataset
 from feedback.evaluations import Compared
 from feedback.runs import Run
 
@@ -61,7 +62,7 @@ async def of_version(connection: AsyncConnection, adapter: Adapter) -> dict[str,
         "flips": {kind: sum(one.flip == kind for one in compared) for kind in ("fixed", "broken", "same")},
         "answers": [_answer(one) for one in compared[:ANSWERS_SHOWN]],
         REWARD_MODEL: reward,
-        "known_weaknesses": list(_weaknesses(gate.get("checks", []), evidence)),
+        "known_weaknesses": list(_weaknesses(gate.get("checks", []), evidence, dataset)),
     }
 
 
@@ -117,7 +118,9 @@ def _answer(compared: Compared) -> dict[str, Any]:
     } | asdict(compared.answered)
 
 
-def _weaknesses(checks: Sequence[dict[str, Any]], evidence: dict[str, Any]) -> Iterable[str]:
+def _weaknesses(
+    checks: Sequence[dict[str, Any]], evidence: dict[str, Any], dataset: Dataset | None
+) -> Iterable[str]:
     """What passed and is still worth knowing: checks near their limit, slices that got worse, small numbers."""
     for check in checks:
         value, limit = check.get("value"), check.get("limit")
@@ -134,6 +137,11 @@ def _weaknesses(checks: Sequence[dict[str, Any]], evidence: dict[str, Any]) -> I
         yield (
             "Nobody keeps a golden set: what got worse on questions that nobody gives feedback on is not visible here. "
             "`hone dataset golden add` keeps a question with its right answer; four on every topic show most of it."
+        )
+    if dataset is not None and dataset.method != "dpo" and dataset.counts.get("replayed") == 0:
+        yield (
+            "Training repeated no fixed set: what nobody gives feedback on may have faded. The policy's "
+            "`training.replay_file` names one."
         )
     items = evidence.get("items")
     if items is not None and items < 100:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import func
 
-from feedback import audit
+from feedback import audit, uploads
 from feedback.database import notify_registry
 from feedback.errors import Conflict, HoneError, NotFound
 from feedback.ids import new_hex
@@ -131,9 +131,12 @@ async def change_policy(
 
     Raises:
         HoneError: the result is not a valid policy.
+        NotFound: it names a fixed set that nobody uploaded.
     """
     before = await get(connection, project, model)
     policy = read_policy(_merged(before.policy.model_dump(mode="json"), changes))
+    if (named := policy.training.replay_file) not in (None, before.policy.training.replay_file):
+        await uploads.get(connection, project, named)
     row = (
         await connection.execute(
             update(models)

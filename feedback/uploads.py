@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import audit
 from feedback.errors import Conflict, NotFound
 from feedback.settings import FeedbackSettings
+from feedback.tables import models
 from feedback.tuning_tables import files, fine_tuning_jobs
 
 COPY_BYTES = 1 << 20
@@ -204,7 +205,7 @@ async def delete(connection: AsyncConnection, project: str, file_id: str, *, by:
 
     Raises:
         NotFound: the project has none of this id.
-        Conflict: a job has still to read it.
+        Conflict: a job has still to read it, or every run of a model repeats it.
     """
     file = await get(connection, project, file_id)
     waiting = await connection.scalar(
@@ -216,6 +217,17 @@ async def delete(connection: AsyncConnection, project: str, file_id: str, *, by:
     )
     if waiting is not None:
         raise Conflict(f"{file_id} is still to be read by {waiting}. Wait until that runs, or cancel it.")
+    repeating = await connection.scalar(
+        select(func.min(models.c.model)).where(
+            models.c.project == project,
+            models.c.policy["training"]["replay_file"].as_string() == file_id,
+        )
+    )
+    if repeating is not None:
+        raise Conflict(
+            f"{file_id} is what every run of '{repeating}' repeats. Name another file in its policy first, or none: "
+            "training.replay_file."
+        )
     await connection.execute(delete_rows(files).where(files.c.file_id == file_id))
     await audit.write(connection, project=project, actor=by, action="file.delete", subject=file_id, detail={})
     return file

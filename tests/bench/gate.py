@@ -68,6 +68,7 @@ RESAMPLES = 200
 SKILL_QUESTIONS = 1000
 """Of 200, three lost by chance look like more than a point."""
 GOLDEN_QUESTIONS_EACH = 4
+ROUND_VISITS = 600
 FIXED_ROWS = 300
 POISONED_MAX = 0.05
 POLICY = ModelPolicy.model_validate(
@@ -240,6 +241,7 @@ async def poison(bench: Bench, attacks: Sequence[Attack]) -> bool:
 async def rounds(bench: Bench, number: int, share: float) -> bool:
     """Round after round from the base model on everything said so far; whether skill and distance stay in bounds."""
     shop, said, fixed = bench.shop, list[Said](), fixed_set(FIXED_ROWS)
+    kept = golden_set(BASE_POLICY, each=GOLDEN_QUESTIONS_EACH)
 
     async def skill_of(version: str) -> float:
         return (await truth_of(shop, version, number=SKILL_QUESTIONS, temperature=0.0)).right
@@ -249,20 +251,21 @@ async def rounds(bench: Bench, number: int, share: float) -> bool:
         f"Of {SKILL_QUESTIONS} questions nobody rates, the base model answers {skill:.1%} rightly. A fixed set is "
         f"{share:.0%} of what is trained on.\n"
     )
-    print(f"{'round':<6} {'feedback':>8} {'skill':>6} {NUMBERS}")
-    kept = True
+    print(f"{'round':<6} {'feedback':>8} {'rows':>5} {'skill':>6} {NUMBERS}")
+    fine = True
     for one in range(1, number + 1):
-        said += rated(await visit(shop, VISITS // 8, samples=1, seed=bench.seed + 1000 * one))
-        lesson = await plan(shop, said, "sft", SHARED | {"seed": bench.seed} | STABLE, policy=POLICY)
+        said += rated(await visit(shop, ROUND_VISITS, samples=1, seed=bench.seed + 1000 * one))
+        recipe = SHARED | {"seed": bench.seed} | STABLE
+        lesson = await plan(shop, said, "sft", recipe, policy=POLICY, kept=kept)
         repeated = [row.columns for row in replayed(fixed, "sft", len(lesson.rows), share)]
         lesson = replace(lesson, rows=[*lesson.rows, *repeated])
         outcome = await bench.prove(lesson, f"round {one}", keep=True)
         now = await skill_of(outcome.name)
-        print(f"{one:<6} {len(said):>8} {now:>6.1%} {verdict(outcome)}", flush=True)
-        kept &= now >= skill - 0.01 and outcome.report.evidence.kl_to_base.high <= POLICY.gate.kl_to_base_max
+        print(f"{one:<6} {len(said):>8} {len(lesson.rows):>5} {now:>6.1%} {verdict(outcome)}", flush=True)
+        fine &= now >= skill - 0.01 and outcome.report.evidence.kl_to_base.high <= POLICY.gate.kl_to_base_max
         if outcome.report.decision == "candidate":
             shop.champion = outcome.name
-    return kept
+    return fine
 
 
 def main() -> int:

@@ -44,16 +44,16 @@ def where(block: Block) -> str:
 
 
 @pytest.fixture(scope="session")
-def history(postgres: EmbeddedPostgres) -> Iterator[str]:
+def history(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a record with a history, to be copied."""
     with copied_database(postgres.url) as url:
-        asyncio.run(fill(url))
+        asyncio.run(fill(url, tmp_path_factory.mktemp("files")))
         yield url
 
 
-async def fill(url: str) -> None:
+async def fill(url: str, files: Path) -> None:
     async with Database(url) as database:
-        await a_world(database)
+        await a_world(database, files)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ from pyarrow import csv, parquet
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, experiments, shipping
+from feedback import adapters, audit, experiments, shipping, uploads
 from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM
+from feedback.uploads import FileStore
 from tests.builders import PROJECT, a_completion
 from tests.monitoring.consoles import a_history, a_trained_version
 from tests.retrain.rated_builders import record, taught
@@ -31,12 +33,17 @@ EXPORTS = Path(__file__).parents[1] / "feedback" / "exports"
 NEWEST_VERSION = 8
 NEEDED = {"approve": "candidate", "reject": "candidate", "canary": "approved", "promote": "approved"}
 """In which state a version must be for a command."""
+KEPT = (
+    b'{"messages": [{"role": "user", "content": "Do you ship?"}, {"role": "assistant", "content": "Yes."}]}'
+)
+"""An uploaded file with rows for training."""
 NEEDS_CANARY = ("abort", "pause", "rollout", "resume")
 IDS = {
     "chatcmpl": ("completions", "completion_id"),
     "dataset": ("datasets", "dataset_id"),
     "erasure": ("erasures", "erasure_id"),
     "exp": ("experiments", "experiment_id"),
+    "file": ("files", "file_id"),
     "key": ("keys", "key_id"),
     "rev": ("reviews", "review_id"),
     "run": ("runs", "run_id"),
@@ -44,8 +51,12 @@ IDS = {
 """Where things are whose ids begin so."""
 
 
-async def a_world(database: Database) -> None:
-    """A model with two champions one after the other, five candidates, an ended split, and people's words."""
+async def a_world(database: Database, files: Path) -> None:
+    """A model with two champions one after the other, five candidates, an ended split, and people's words.
+
+    Args:
+        files: folder for the content of what was uploaded.
+    """
     champion = await a_history(database)
     async with database.begin() as connection:
         await shipping.approve(connection, PROJECT, champion.name, by="ada", reason="")
@@ -57,6 +68,16 @@ async def a_world(database: Database) -> None:
             taught(words(number), f"It may come back, {words(number)}.", **by(number)) for number in range(70)
         ]
         await record(connection, taught_rows)
+        stored = FileStore(str(files)).write("file-1", BytesIO(KEPT))
+        await uploads.create(
+            connection,
+            file_id="file-1",
+            project=PROJECT,
+            filename="keep.jsonl",
+            purpose="fine-tune",
+            stored=stored,
+            by="ada",
+        )
 
 
 def words(number: int) -> str:
@@ -123,6 +144,8 @@ class World:
         self.first_rows("langfuse_observations.jsonl", "traces.jsonl", 3)
         self.first_rows("openai_stored.jsonl", "stored.jsonl", 1)
         questions = [{"prompt": "What is the capital of Australia?", "expected": "Canberra"}]
+        golden = {"prompt": "How long may I return a lamp?", "completion": "Within 30 days of delivery."}
+        (self.folder / "golden.jsonl").write_text(json.dumps(golden) + "\n")
         (self.folder / "tone.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
 
     def first_rows(self, export: str, name: str, lines: int) -> None:

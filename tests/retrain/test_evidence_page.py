@@ -47,6 +47,7 @@ async def test_the_page_says_what_changed_what_it_was_made_of_and_what_it_cost(
     assert page["run"]["recipe_hash"] == run.recipe_hash
     assert any("held-out rows were compared" in one for one in page["known_weaknesses"])
     assert any("Nobody keeps a golden set" in one for one in page["known_weaknesses"])
+    assert any("repeated no fixed set" in one for one in page["known_weaknesses"])
     text = evidence_page.to_markdown(page)
     assert "# support@1: candidate" in text
     assert "are no longer given, 0 are given now" in text

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from sqlalchemy import insert
 
 from feedback import adapters, datasets, models, runs, uploads
 from feedback.database import Database
+from feedback.errors import Conflict, NotFound
 from feedback.privacy_tables import erasures
 from feedback.uploads import FileStore
 from retrain.file_rows import FileRow
@@ -122,7 +124,12 @@ async def test_a_run_that_continues_the_champion_learns_what_is_new_and_repeats_
             by="ada",
         )
         changes = {"start": "champion", "replay_share": 0.25, "replay_file": "file-1"}
+        with pytest.raises(NotFound, match="has no file 'file-2'"):
+            wrong = {"training": changes | {"replay_file": "file-2"}}
+            await models.change_policy(connection, PROJECT, MODEL, wrong, by="ada")
         await models.change_policy(connection, PROJECT, MODEL, {"training": changes}, by="ada")
+        with pytest.raises(Conflict, match="every run of 'support' repeats"):
+            await uploads.delete(connection, PROJECT, "file-1", by="ada")
         champion = await _champion(connection, run, 1, tmp_path / "one")
     async with database.begin() as connection:
         for n in range(12):
