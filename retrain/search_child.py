@@ -1,7 +1,8 @@
 """Carry out searches that were asked for in the console or over HTTP: one at a time, each in a process of its own.
 
-A search waits until nothing is trained. Its trials are in the record as they end, so one that was cancelled, or lost
-its worker, leaves what it has tried; it is not begun again by itself. A run that is queued meanwhile does not wait.
+A search waits until nothing is trained, and a run that is queued meanwhile waits for the search. Trials are in the
+record as they end, so a search that was cancelled, or lost its worker, leaves what it has tried; it is not begun again
+by itself.
 
     python -m retrain.search_child --request REQUEST_ID
 """

@@ -1,4 +1,4 @@
-"""Whether a run may train now: the policy's hours of the day, and how busy the engines are.
+"""Whether a run may train now: searches that go on, the policy's hours of the day, and how busy the engines are.
 
 An engine that does not say how busy it is does not hold a run back: missing data triggers nothing.
 """
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, time
 
 import httpx
 
-from feedback import engines, models
+from feedback import engines, models, run_requests
 from feedback.database import Database
 from feedback.policy import TrainingPolicy
 from feedback.runs import Run
@@ -22,6 +22,9 @@ METRICS_TIMEOUT_SECONDS = 2.0
 async def why_wait(database: Database, run: Run, settings: RetrainSettings) -> str | None:
     """Why a run must not train now, in words; None when it may."""
     async with database.begin() as connection:
+        if searching := await run_requests.waiting(connection, status="running"):
+            one = searching[0]
+            return f"search {one.search_id} of '{one.model}' goes on; it ends, or is cancelled, first."
         model = await models.get(connection, run.project, run.model)
         policy = model.policy.training
         known = await engines.every(connection) if policy.queue_depth_max is not None else []

@@ -11,6 +11,9 @@ from feedback.errors import IllegalMove
 from feedback.run_requests import RunRequest, search_of
 from retrain import search_child
 from retrain.requests import answer_requests
+from retrain.settings import RetrainSettings
+from retrain.when import why_wait
+from retrain.worker import Worker
 from tests.builders import PROJECT
 from tests.retrain.record import MODEL, teach
 
@@ -89,6 +92,27 @@ async def test_a_search_waits_until_nothing_is_trained(database: Database, tmp_p
     await answer_requests(database)
     assert await search_child.look(database, tmp_path) == []
     assert (await again(database, asked)).status == "waiting"
+
+
+async def test_a_run_that_is_queued_meanwhile_says_what_it_waits_for(
+    database: Database, tmp_path: Path
+) -> None:
+    asked = await an_asked_search(database, "tiny")
+    async with database.begin() as connection:
+        search_id = await run_requests.begin_search(connection, asked)
+        await run_requests.create(connection, PROJECT, MODEL, "now", by="ada")
+    await answer_requests(database)
+    worker = Worker(database, tmp_path, RetrainSettings())
+    await worker.tick()
+    assert worker.child is None
+    async with database.begin() as connection:
+        (run,) = await runs.unfinished(connection)
+        *_, waits = await runs.events(connection, run.run_id)
+        await run_requests.cancel(connection, PROJECT, asked.request_id, by="ada")
+    assert (
+        waits.message == f"Waits: search {search_id} of 'support' goes on; it ends, or is cancelled, first."
+    )
+    assert await why_wait(database, run, worker.settings) is None
 
 
 async def test_a_dataset_that_was_asked_for_is_frozen_without_a_run(database: Database) -> None:
