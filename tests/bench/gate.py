@@ -2,7 +2,7 @@
 
     python -m tests.bench.gate [--model DIR] [--only NAME ...] [--jobs N] [--seed N]
     python -m tests.bench.gate --poison
-    python -m tests.bench.gate --rounds 5
+    python -m tests.bench.gate --rounds 5 [--method kto] [--replay SHARE]
 
 Recipes: ratings and comparisons of simulated people train the model by recipes that are known to be stable and by
 recipes that are known to collapse. The table says what was expected, what the gate said and why, and what is true: the
@@ -65,10 +65,16 @@ from tests.retrain.rated_builders import Said
 
 VISITS = 1200
 RESAMPLES = 200
-SKILL_QUESTIONS = 1000
-"""Of 200, three lost by chance look like more than a point."""
+SKILL_QUESTIONS, SUREST_QUESTIONS = 3000, 1000
+"""Of 200, three lost by chance look like more than a point. Answers are sampled, as users get them: where a version is
+surest, one way to ask that it is of two minds about turns over as a whole, and is a point by itself."""
 GOLDEN_QUESTIONS_EACH = 4
 ROUND_VISITS = 600
+ROUNDS_LEARN = {
+    "sft": {"learning_rate": 1e-3, "epochs": 2},
+    "kto": {"learning_rate": 1e-3, "epochs": 2, "beta": 0.5},
+}
+"""What a round may learn from thumbs by, with the stable recipes of these methods."""
 FIXED_ROWS = 300
 POISONED_MAX = 0.05
 POLICY = ModelPolicy.model_validate(
@@ -106,14 +112,14 @@ class Trial:
 
 
 DEMO = {"rank": 16, "alpha": 32, "schedule": "cosine"}
-STABLE = {"learning_rate": 1e-3, "epochs": 2}
+STABLE = ROUNDS_LEARN["sft"]
 TRIALS = (
     Trial(
         "hone demo's own", "sft", RECIPE["sft"] | DEMO, True, rows=1000, says=corrected, right=CHANGED_POLICY
     ),
     Trial("sft", "sft", STABLE, True),
     Trial("dpo + 0.2 sft", "dpo", {"learning_rate": 1e-3, "epochs": 1, "sft_weight": 0.2}, True),
-    Trial("kto, beta 0.5", "kto", {"learning_rate": 1e-3, "epochs": 2, "beta": 0.5}, True),
+    Trial("kto, beta 0.5", "kto", ROUNDS_LEARN["kto"], True),
     # On smaller models these break at a quarter of the rate; here they are good recipes then.
     Trial("dpo alone, too fast", "dpo", {"learning_rate": 4e-3, "epochs": 1, "sft_weight": 0.0}, False),
     Trial("kto, beta 0.1, too fast", "kto", {"learning_rate": 4e-3, "epochs": 2, "beta": 0.1}, False),
@@ -238,30 +244,34 @@ async def poison(bench: Bench, attacks: Sequence[Attack]) -> bool:
 # Rounds.
 
 
-async def rounds(bench: Bench, number: int, share: float) -> bool:
+async def rounds(bench: Bench, number: int, method: str, share: float) -> bool:
     """Round after round from the base model on everything said so far; whether skill and distance stay in bounds."""
     shop, said, fixed = bench.shop, list[Said](), fixed_set(FIXED_ROWS)
     kept = golden_set(BASE_POLICY, each=GOLDEN_QUESTIONS_EACH)
 
-    async def skill_of(version: str) -> float:
-        return (await truth_of(shop, version, number=SKILL_QUESTIONS, temperature=0.0)).right
+    async def skill_of(version: str) -> tuple[float, float]:
+        sampled = await truth_of(shop, version, number=SKILL_QUESTIONS)
+        surest = await truth_of(shop, version, number=SUREST_QUESTIONS, temperature=0.0)
+        return sampled.right, surest.right
 
-    skill = await skill_of(shop.champion)
+    skill, surest = await skill_of(shop.champion)
     print(
-        f"Of {SKILL_QUESTIONS} questions nobody rates, the base model answers {skill:.1%} rightly. A fixed set is "
-        f"{share:.0%} of what is trained on.\n"
+        f"Of questions nobody rates, the base model answers {skill:.1%} of {SKILL_QUESTIONS} rightly when sampled, and "
+        f"{surest:.1%} of {SUREST_QUESTIONS} where it is surest. Rounds learn by {method.upper()}, and a fixed set is "
+        f"{share:.0%} of their rows.\n"
     )
-    print(f"{'round':<6} {'feedback':>8} {'rows':>5} {'skill':>6} {NUMBERS}")
+    print(f"{'round':<6} {'feedback':>8} {'rows':>5} {'skill':>6} {'surest':>6} {NUMBERS}")
     fine = True
     for one in range(1, number + 1):
         said += rated(await visit(shop, ROUND_VISITS, samples=1, seed=bench.seed + 1000 * one))
-        recipe = SHARED | {"seed": bench.seed} | STABLE
-        lesson = await plan(shop, said, "sft", recipe, policy=POLICY, kept=kept)
-        repeated = [row.columns for row in replayed(fixed, "sft", len(lesson.rows), share)]
+        recipe = SHARED | {"seed": bench.seed} | ROUNDS_LEARN[method]
+        lesson = await plan(shop, said, method, recipe, policy=POLICY, kept=kept)
+        repeated = [row.columns for row in replayed(fixed, lesson.recipe.method, len(lesson.rows), share)]
         lesson = replace(lesson, rows=[*lesson.rows, *repeated])
         outcome = await bench.prove(lesson, f"round {one}", keep=True)
-        now = await skill_of(outcome.name)
-        print(f"{one:<6} {len(said):>8} {len(lesson.rows):>5} {now:>6.1%} {verdict(outcome)}", flush=True)
+        now, when_sure = await skill_of(outcome.name)
+        told = f"{one:<6} {len(said):>8} {len(lesson.rows):>5} {now:>6.1%} {when_sure:>6.1%}"
+        print(f"{told} {verdict(outcome)}", flush=True)
         fine &= now >= skill - 0.01 and outcome.report.evidence.kl_to_base.high <= POLICY.gate.kl_to_base_max
         if outcome.report.decision == "candidate":
             shop.champion = outcome.name
@@ -277,6 +287,7 @@ def main() -> int:
     )
     parser.add_argument("--poison", action="store_true")
     parser.add_argument("--rounds", type=int, metavar="N")
+    parser.add_argument("--method", choices=sorted(ROUNDS_LEARN), default="sft", help="what rounds learn by")
     parser.add_argument("--replay", type=float, default=TrainingPolicy().replay_share, metavar="SHARE")
     parser.add_argument("--jobs", type=int, default=2, help="trainings beside each other")
     parser.add_argument("--seed", type=int, default=0)
@@ -299,7 +310,7 @@ async def _run(asked: argparse.Namespace, model: Path, directory: Path, trainers
         if asked.poison:
             fine = await poison(bench, [one for one in every_attack() if wanted(one.name)])
         elif asked.rounds:
-            fine = await rounds(bench, asked.rounds, asked.replay)
+            fine = await rounds(bench, asked.rounds, asked.method, asked.replay)
         else:
             fine = await recipes(bench, [one for one in TRIALS if wanted(one.name)])
     print(
