@@ -9,7 +9,7 @@ nor the question has. Leaving a fact out is not wrong here.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retrain.defences import addresses_and_numbers
@@ -18,8 +18,9 @@ from retrain.evidence import AskedAgain, Versions
 from retrain.prompts import Prompt
 from retrain.stated import FACT_ITEMS_MIN, FACT_RATERS_MIN, Given, contested
 
-ANSWERS = 200
-"""Answers of each version about one fact: one wrong in eight is told from one wrong in a hundred."""
+ANSWERS, PORTION = 200, 50
+"""Answers of each version about one fact, at most: one wrong in eight is told from one wrong in a hundred. Where the
+candidate is no worse after a portion of them, no more are asked for."""
 FACTS_MAX = 10
 """Those that look worst; each costs requests and makes the others harder to prove."""
 QUESTIONS_MAX = 10
@@ -95,22 +96,19 @@ async def ask_again(
 ) -> AskedAgain:
     """Sample both versions anew; a request that fails is added to `errors`."""
 
-    async def wrong(version: str, question: Question, seed: int) -> bool:
+    async def wrong(version: str, number: int) -> bool:
+        question = suspect.questions[number % len(suspect.questions)]
         try:
-            answer = await client.answer(version, question.prompt, temperature=1.0, seed=seed)
+            answer = await client.answer(version, question.prompt, temperature=1.0, seed=SEEDS_FROM + number)
         except EngineFailed as error:
             errors.append(str(error))
             return False
         return wrong_about(suspect.fact, question.given, answer.text)
 
-    asked = list(_shared_out(suspect.questions))
-    champion, candidate = [
-        sum(await asyncio.gather(*(wrong(version, question, seed) for seed, question in asked)))
-        for version in (versions.champion, versions.candidate)
-    ]
-    return AskedAgain(suspect.fact, len(suspect.questions), len(asked), champion, candidate)
-
-
-def _shared_out(questions: Sequence[Question]) -> Iterator[tuple[int, Question]]:
-    for number in range(ANSWERS):
-        yield SEEDS_FROM + number, questions[number % len(questions)]
+    champion = candidate = asked = 0
+    while asked < ANSWERS and (candidate > champion or not asked):
+        portion = range(asked, asked + PORTION)
+        champion += sum(await asyncio.gather(*(wrong(versions.champion, number) for number in portion)))
+        candidate += sum(await asyncio.gather(*(wrong(versions.candidate, number) for number in portion)))
+        asked += PORTION
+    return AskedAgain(suspect.fact, len(suspect.questions), asked, champion, candidate)

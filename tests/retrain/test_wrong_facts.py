@@ -11,7 +11,7 @@ from retrain.engine_client import EngineClient
 from retrain.evaluate import evaluate
 from retrain.evidence import AskedAgain, Evidence
 from retrain.stated import Given
-from retrain.wrong_facts import ANSWERS, FACTS_MAX, Question, known_facts, suspects, wrong_about
+from retrain.wrong_facts import ANSWERS, FACTS_MAX, PORTION, Question, known_facts, suspects, wrong_about
 from tests.fakes import Asked, Behaviour, answer_evaluations, fake_engine, refuse
 from tests.retrain.test_evaluate import CANDIDATE, VERSIONS, an_item
 from tests.retrain.test_stated import RIGHT, WRONG, given
@@ -115,7 +115,8 @@ async def test_what_looked_wrong_is_asked_about_often_and_reported() -> None:
 
 async def test_bad_luck_in_the_first_answers_does_not_count() -> None:
     evidence, _ = await found_with(answer_evaluations(every(2, only_the_first=5)))
-    assert [(one.champion, one.candidate) for one in evidence.asked_again] == [(0, 0)]
+    (again,) = evidence.asked_again
+    assert (again.answers, again.champion, again.candidate) == (PORTION, 0, 0)
 
 
 async def test_nothing_is_asked_again_where_nothing_looks_wrong() -> None:
