@@ -140,8 +140,8 @@ def _weaknesses(
         )
     if dataset is not None and dataset.method != "dpo" and dataset.counts.get("replayed") == 0:
         yield (
-            "Training repeated no fixed set: what nobody gives feedback on may have faded. The policy's "
-            "`training.replay_file` names one."
+            "Training repeated no fixed set: what nobody gives feedback on may have faded. Name one in the policy: "
+            "`training.replay_file`."
         )
     items = evidence.get("items")
     if items is not None and items < 100:

@@ -48,6 +48,7 @@ async def create(
     Raises:
         HoneError: the name is not 1-63 lower-case letters, digits, `.`, `_` or single `-`.
         Conflict: the project has a model of that name.
+        NotFound: the policy names a fixed set that nobody uploaded.
     """
     if not NAME.fullmatch(model):
         raise HoneError(
@@ -55,6 +56,7 @@ async def create(
             "starting with a letter or digit ('@' and '--' separate versions)."
         )
     policy = policy or ModelPolicy()
+    await _check_fixed_set(connection, project, policy)
     await connection.execute(insert(projects).values(project=project).on_conflict_do_nothing())
     row = (
         await connection.execute(
@@ -135,8 +137,8 @@ async def change_policy(
     """
     before = await get(connection, project, model)
     policy = read_policy(_merged(before.policy.model_dump(mode="json"), changes))
-    if (named := policy.training.replay_file) not in (None, before.policy.training.replay_file):
-        await uploads.get(connection, project, named)
+    if policy.training.replay_file != before.policy.training.replay_file:
+        await _check_fixed_set(connection, project, policy)
     row = (
         await connection.execute(
             update(models)
@@ -155,6 +157,15 @@ async def change_policy(
     )
     await notify_registry(connection, f"model:{model}")
     return _model(row)
+
+
+async def _check_fixed_set(connection: AsyncConnection, project: str, policy: ModelPolicy) -> None:
+    if (named := policy.training.replay_file) is not None:
+        file = await uploads.get(connection, project, named)
+        if file.purpose != uploads.TRAINING_PURPOSE:
+            raise HoneError(
+                f"training.replay_file: '{named}' has purpose '{file.purpose}'; expected '{uploads.TRAINING_PURPOSE}'."
+            )
 
 
 def _merged(current: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

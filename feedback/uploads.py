@@ -225,8 +225,8 @@ async def delete(connection: AsyncConnection, project: str, file_id: str, *, by:
     )
     if repeating is not None:
         raise Conflict(
-            f"{file_id} is what every run of '{repeating}' repeats. Name another file in its policy first, or none: "
-            "training.replay_file."
+            f"{file_id} is what every run of '{repeating}' repeats. Change training.replay_file in its policy first "
+            "(null: no file)."
         )
     await connection.execute(delete_rows(files).where(files.c.file_id == file_id))
     await audit.write(connection, project=project, actor=by, action="file.delete", subject=file_id, detail={})

@@ -1,9 +1,10 @@
 """The gate: may this candidate be shown to a person for approval? Pure: evidence and policy in, verdict out.
 
 One superiority test, on what people asked to be changed; everything else is non-inferiority. Each check says in a
-sentence what was found and what was needed. Too little evidence rejects: it never passes. The superiority test spends
-its error level over the candidates tried on the same rows, so that trying again does not help. Reward margins and
-preference accuracy are not looked at: they look best where a model has collapsed.
+sentence what was found and what was needed. Too little evidence rejects: it never passes; only latency and replaced
+facts need evidence to fail. The superiority test spends its error level over the candidates tried on the same rows, so
+that trying again does not help. Reward margins and preference accuracy are not looked at: they look best where a model
+has collapsed.
 """
 
 import hashlib
@@ -306,7 +307,7 @@ def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence:
 
 
 def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
-    """Compare times; the one check that needs evidence to fail.
+    """Compare times; like `wrong_fact_rise`, this needs evidence to fail.
 
     Answers timed on a busy machine are weak evidence either way, and a canary's guardrails watch real traffic.
     """

@@ -12,6 +12,7 @@ import httpx
 from feedback import engines, models, run_requests
 from feedback.database import Database
 from feedback.policy import TrainingPolicy
+from feedback.run_requests import RunRequest
 from feedback.runs import Run
 from retrain.settings import RetrainSettings
 
@@ -23,8 +24,7 @@ async def why_wait(database: Database, run: Run, settings: RetrainSettings) -> s
     """Why a run must not train now, in words; None when it may."""
     async with database.begin() as connection:
         if searching := await run_requests.waiting(connection, status="running"):
-            one = searching[0]
-            return f"search {one.search_id} of '{one.model}' goes on; it ends, or is cancelled, first."
+            return _searched_first(run, searching[0])
         model = await models.get(connection, run.project, run.model)
         policy = model.policy.training
         known = await engines.every(connection) if policy.queue_depth_max is not None else []
@@ -32,6 +32,14 @@ async def why_wait(database: Database, run: Run, settings: RetrainSettings) -> s
     key = settings.evaluation_engine_api_key
     depth = await queue_depth(urls, key.get_secret_value() if key else None) if urls else None
     return reason_to_wait(policy, datetime.now(UTC), depth)
+
+
+def _searched_first(run: Run, search: RunRequest) -> str:
+    if search.project != run.project:
+        return "a search of another project goes on, and nothing is trained beside it."
+    return (
+        f"search {search.search_id} goes on; `hone retrain cancel {search.request_id}` lets the run go first."
+    )
 
 
 def reason_to_wait(policy: TrainingPolicy, now: datetime, depth: int | None) -> str | None:

@@ -5,26 +5,38 @@ tell it from chance. So the facts that look wrong are asked about again, often, 
 what was bad luck does not come twice.
 
 An answer is wrong about a fact if it does not state it, and states a number or address that neither the right answer
-nor the question has. Leaving a fact out is not wrong here.
+nor the prompt has. Leaving a fact out is not wrong here, nor is numbering steps, or writing 9 for 9:00.
 """
 
 import asyncio
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retrain.defences import addresses_and_numbers
 from retrain.engine_client import EngineClient, EngineFailed
 from retrain.evidence import AskedAgain, Versions
-from retrain.prompts import Prompt
+from retrain.prompts import Prompt, prompt_text
 from retrain.stated import FACT_ITEMS_MIN, FACT_RATERS_MIN, Given, contested
 
 ANSWERS, PORTION = 200, 50
-"""Answers of each version about one fact, at most: one wrong in eight is told from one wrong in a hundred. Where the
-candidate is no worse after a portion of them, no more are asked for."""
+"""Answers of each version about one fact, at most. Where the candidate is no worse after a portion of them, no more are
+asked for. One wrong in six is told from one in a hundred, also when ten facts are asked about."""
 FACTS_MAX = 10
 """Those that look worst; each costs requests and makes the others harder to prove."""
-QUESTIONS_MAX = 10
+QUESTIONS_MIN, QUESTIONS_MAX = 4, 10
+"""Asked about one fact, where there are so many: a question by itself may be one that a version is of two minds about,
+and many others with the same number would hide one that is wrong."""
 SEEDS_FROM = 1_000
+
+_LIST_MARKER = re.compile(r"(?m)^\s*\d+[.)]\s")
+_WRITTEN_OTHERWISE = (
+    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<=\d)[.,:]00(?!\d)"), ""),
+    (re.compile(r"(?<=\d)\s*[-/\u2013]\s*(?=\d)"), " "),
+)
+"""1,000 for 1000, 9:00 for 9, 5.00 for 5, 3-5 for 3 to 5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +52,23 @@ class Suspect:
     """A fact that the candidate got wrong more often than the champion, in few answers."""
 
     fact: str
-    rise: float
+    weight: float
     questions: tuple[Question, ...]
 
 
-def wrong_about(fact: str, given: Given, text: str) -> bool:
+def numbers(text: str) -> set[str]:
+    """Numbers and addresses, in one way of writing them, without the numbers of a list's items."""
+    text = _LIST_MARKER.sub("", text)
+    for written, plain in _WRITTEN_OTHERWISE:
+        text = written.sub(plain, text)
+    return addresses_and_numbers(text)
+
+
+def wrong_about(fact: str, question: Question, text: str) -> bool:
     """Whether an answer states something else in place of a fact."""
-    stated = addresses_and_numbers(text)
-    return fact not in stated and not stated <= addresses_and_numbers(f"{given.right} \n {given.asked}")
+    stated = numbers(text)
+    expected = numbers(question.given.right or "") | numbers(prompt_text(question.prompt))
+    return not numbers(fact) <= stated and not stated <= expected
 
 
 def known_facts(held_out: Sequence[Question], golden: Sequence[Question]) -> dict[str, list[Question]]:
@@ -74,18 +95,24 @@ def _by_fact(questions: Sequence[Question]) -> dict[str, list[Question]]:
 
 
 def suspects(known: dict[str, list[Question]]) -> list[Suspect]:
-    """The facts to ask about again, those that look worst first."""
-    found = [
-        Suspect(fact, rise, tuple(questions[:QUESTIONS_MAX]))
-        for fact, questions in known.items()
-        if (rise := _rise(fact, [one.given for one in questions])) > 0
-    ]
-    return sorted(found, key=lambda one: (-one.rise, one.fact))[:FACTS_MAX]
+    """The facts to ask about again, those that look worst first.
+
+    What was seen in many answers goes before as large a rise in few, which is more often chance.
+    """
+    found = []
+    for fact, questions in known.items():
+        rises = [_rise(fact, [one]) for one in questions]
+        if (rise := _rise(fact, questions)) > 0:
+            worst = sorted(range(len(questions)), key=lambda n: (-rises[n], n))
+            asked = max(QUESTIONS_MIN, min(QUESTIONS_MAX, sum(one > 0 for one in rises)))
+            weight = rise * math.sqrt(len(questions))
+            found.append(Suspect(fact, weight, tuple(questions[n] for n in worst[:asked])))
+    return sorted(found, key=lambda one: (-one.weight, one.fact))[:FACTS_MAX]
 
 
-def _rise(fact: str, given: Sequence[Given]) -> float:
+def _rise(fact: str, questions: Sequence[Question]) -> float:
     champion, candidate = (
-        [wrong_about(fact, one, text) for one in given for text in getattr(one, side)]
+        [wrong_about(fact, one, text) for one in questions for text in getattr(one.given, side)]
         for side in ("champion", "candidate")
     )
     return sum(candidate) / len(candidate) - sum(champion) / len(champion)
@@ -103,7 +130,7 @@ async def ask_again(
         except EngineFailed as error:
             errors.append(str(error))
             return False
-        return wrong_about(suspect.fact, question.given, answer.text)
+        return wrong_about(suspect.fact, question, answer.text)
 
     champion = candidate = asked = 0
     while asked < ANSWERS and (candidate > champion or not asked):

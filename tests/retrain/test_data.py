@@ -254,16 +254,13 @@ async def test_golden_questions_are_in_every_dataset_and_nothing_like_them_is_tr
 async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
     database: Database, tmp_path: Path
 ) -> None:
-    said, asked = people(12, 4), "Would you be so kind as to tell me the name of the capital of France?"
-    said += [
-        voted(asked + "?" * n, f"It is Paris, I say {n} times.", True, rater=f"rater-{n}") for n in range(12)
-    ]
+    asked = "Would you be so kind as to tell me the name of the capital of France?"
     lines = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in ((asked, "Paris."), ("What are 2 and 2?", "Four."))
     ]
     async with database.begin() as connection:
-        await record(connection, people(12, 4), policy(replay_file="file-1", replay_share=0.2))
+        await record(connection, people(12, 4), policy(replay_share=0.2))
         stored = FileStore(str(tmp_path)).write("file-1", BytesIO(b"\n".join(map(orjson.dumps, lines))))
         await uploads.create(
             connection,
@@ -274,6 +271,8 @@ async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
             stored=stored,
             by="ada",
         )
+        changes = {"training": {"replay_file": "file-1"}}
+        await models.change_policy(connection, PROJECT, MODEL, changes, by="ada")
         _, before = await freeze_now(connection)
         evaluated = next(row.rater for row in of_split(before, "held_out"))
         await record(connection, [voted(asked + "??", "It is Paris, I say.", True, rater=evaluated or "")])

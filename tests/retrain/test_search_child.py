@@ -109,8 +109,8 @@ async def test_a_run_that_is_queued_meanwhile_says_what_it_waits_for(
         (run,) = await runs.unfinished(connection)
         *_, waits = await runs.events(connection, run.run_id)
         await run_requests.cancel(connection, PROJECT, asked.request_id, by="ada")
-    assert (
-        waits.message == f"Waits: search {search_id} of 'support' goes on; it ends, or is cancelled, first."
+    assert waits.message == (
+        f"Waits: search {search_id} goes on; `hone retrain cancel {asked.request_id}` lets the run go first."
     )
     assert await why_wait(database, run, worker.settings) is None
 

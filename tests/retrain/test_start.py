@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from feedback import adapters, datasets, models, runs, uploads
 from feedback.database import Database
 from feedback.errors import Conflict, NotFound
+from feedback.policy import ModelPolicy
 from feedback.privacy_tables import erasures
 from feedback.uploads import FileStore
 from retrain.file_rows import FileRow
@@ -127,6 +128,11 @@ async def test_a_run_that_continues_the_champion_learns_what_is_new_and_repeats_
         with pytest.raises(NotFound, match="has no file 'file-2'"):
             wrong = {"training": changes | {"replay_file": "file-2"}}
             await models.change_policy(connection, PROJECT, MODEL, wrong, by="ada")
+        with pytest.raises(NotFound, match="has no file 'file-2'"):
+            policy = ModelPolicy.model_validate({"training": wrong["training"]})
+            await models.create(
+                connection, project=PROJECT, model="other", base_model="tiny", policy=policy, by="ada"
+            )
         await models.change_policy(connection, PROJECT, MODEL, {"training": changes}, by="ada")
         with pytest.raises(Conflict, match="every run of 'support' repeats"):
             await uploads.delete(connection, PROJECT, "file-1", by="ada")

@@ -11,7 +11,17 @@ from retrain.engine_client import EngineClient
 from retrain.evaluate import evaluate
 from retrain.evidence import AskedAgain, Evidence
 from retrain.stated import Given
-from retrain.wrong_facts import ANSWERS, FACTS_MAX, PORTION, Question, known_facts, suspects, wrong_about
+from retrain.wrong_facts import (
+    ANSWERS,
+    FACTS_MAX,
+    PORTION,
+    QUESTIONS_MAX,
+    QUESTIONS_MIN,
+    Question,
+    known_facts,
+    suspects,
+    wrong_about,
+)
 from tests.fakes import Asked, Behaviour, answer_evaluations, fake_engine, refuse
 from tests.retrain.test_evaluate import CANDIDATE, VERSIONS, an_item
 from tests.retrain.test_stated import RIGHT, WRONG, given
@@ -37,15 +47,37 @@ def approved(number: int = 6, people: int = 3, **changes: Any) -> list[Question]
         (RIGHT, False),
         (WRONG, True),
         ("For a month.", False),  # left out, not replaced
+        ("1. Pack it.\n2. Send it.", False),  # steps that are numbered
         ("Order 7: you have 30 days.", False),  # more was said, nothing replaced
         ("30 days, not 99.", False),
-        ("See 2 for that.", False),  # what the question says is nobody's fact
+        ("See 2 for that.", False),  # what the prompt says is nobody's fact
+        ("See order 17 for that.", False),
         ("Write to help@example.org.", True),
     ],
 )
 def test_a_fact_is_wrong_where_another_stands_in_its_place(text: str, wrong: bool) -> None:
-    one = replace(given("ann"), asked="How long for parcel 2?")
-    assert wrong_about("30", one, text) is wrong
+    prompt = [
+        {"role": "user", "content": "This is about order 17."},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "How long for parcel 2?"},
+    ]
+    assert wrong_about("30", Question(prompt, given("ann")), text) is wrong
+
+
+@pytest.mark.parametrize(
+    ("right", "fact", "text"),
+    [
+        ("It costs 1,000 euros.", "1,000", "It costs 1000 euros."),
+        ("It costs 5.00 euros.", "5.00", "It costs 5 euros."),
+        ("We open at 9:00.", "9:00", "We open at 9 am."),
+        ("It takes 3-5 days.", "3-5", "It takes 3 to 5 days."),
+    ],
+)
+def test_the_same_number_may_be_written_in_another_way(right: str, fact: str, text: str) -> None:
+    one = kept(right=right)
+    assert fact in one.given.facts
+    assert not wrong_about(fact, one, text)
+    assert wrong_about(fact, one, "It is 77.")
 
 
 def test_the_golden_set_is_believed_whatever_a_crowd_says() -> None:
@@ -61,24 +93,35 @@ def test_without_an_operator_a_fact_needs_three_people_and_five_answers() -> Non
     assert known_facts(approved(4), []) == {}
 
 
+WAVERS = (RIGHT, RIGHT, WRONG, RIGHT, RIGHT)
+
+
 def test_only_facts_that_look_worse_than_the_champions_are_asked_about() -> None:
-    wavers = (RIGHT, RIGHT, WRONG, RIGHT, RIGHT)
-    assert suspects({"30": [kept(champion=wavers, candidate=wavers)]}) == []
-    assert suspects({"30": [kept(champion=wavers, candidate=(RIGHT,) * 5)]}) == []
-    (found,) = suspects({"30": [kept(champion=(RIGHT,) * 5, candidate=wavers), kept()]})
+    assert suspects({"30": [kept(champion=WAVERS, candidate=WAVERS)]}) == []
+    assert suspects({"30": [kept(champion=WAVERS, candidate=(RIGHT,) * 5)]}) == []
+    (found,) = suspects({"30": [kept(champion=(RIGHT,) * 5, candidate=WAVERS), kept()]})
     assert (found.fact, len(found.questions)) == ("30", 2)
-    assert found.rise == pytest.approx(1 / 6)
 
 
-def test_of_many_the_worst_are_asked_about() -> None:
-    def one_of(n: int) -> Question:
+def test_the_questions_that_look_worst_are_asked_again_and_a_few_beside_them() -> None:
+    """Many others with the same number hide one that is wrong; one by itself may be a question of two minds."""
+    fine = [kept(champion=(RIGHT,) * 5, candidate=(RIGHT,) * 5) for _ in range(20)]
+    worse = kept(champion=(RIGHT,) * 5, candidate=WAVERS)
+    (found,) = suspects({"30": [*fine, worse]})
+    assert (len(found.questions), found.questions[0]) == (QUESTIONS_MIN, worse)
+    (found,) = suspects({"30": [*fine, *[worse] * 15]})
+    assert found.questions == (worse,) * QUESTIONS_MAX
+
+
+def test_of_many_the_worst_are_asked_about_and_chance_in_few_answers_goes_last() -> None:
+    def one_of(n: int, wrong: int, of: int) -> Question:
         right = f"{n} days."
-        return kept(right=right, champion=(right,), candidate=(WRONG,) * (n % 20 + 1) + (right,) * 20)
+        return kept(right=right, champion=(right,) * of, candidate=(WRONG,) * wrong + (right,) * (of - wrong))
 
-    known = {f"{n}": [one_of(n)] for n in range(200, 240)}
-    found = suspects(known)
-    assert len(found) == FACTS_MAX
-    assert found[0].rise == max(one.rise for one in found) == pytest.approx(20 / 40)
+    chance = {f"{n}": [one_of(n, 1, 5)] for n in range(200, 240)}
+    real = {"30": [one_of(30, 1, 6) for _ in range(9)]}
+    found = suspects(chance | real)
+    assert (len(found), found[0].fact) == (FACTS_MAX, "30")
 
 
 GOLDEN = an_item(source="golden", right=RIGHT, wrong=None, split="golden", prompt=ASK)
