@@ -24,12 +24,12 @@ from retrain.evidence import Agreement, Estimate, Evidence, Pair, Slice, SuiteRe
 from retrain.graders import similarity
 from retrain.judge import Judge, Judged, JudgeFailed, summarise_judged
 from retrain.language import language_of
-from retrain.prompts import Prompt, answer_text, normalised
+from retrain.prompts import Prompt, answer_text, last_asked, normalised
 from retrain.repeated import loops, repeated_pairs
 from retrain.stated import KNOWN, Given, fact_slices, stated_pairs
 from retrain.suites import Suite, ask_suite, refuses
 from retrain.topics import find_topics
-from retrain.wrong_facts import Question, ask_again, known_facts, suspects
+from retrain.wrong_facts import ask_again, known_facts, suspects
 
 STILL_SAYS = 0.9
 """An answer whose chrF with a disliked one is at least this still says it."""
@@ -133,13 +133,14 @@ async def evaluate(
         asked = [tasks.create_task(one(number, item)) for number, item in enumerate(items)]
         suite_tasks = [tasks.create_task(ask_suite(suite, versions, client, judge)) for suite in suites]
     observed = tuple(o for o in (task.result() for task in asked) if o is not None)
-    doubtful = suspects(_known_facts(observed))
+    known = _known_facts(observed)
+    doubtful = suspects(known)
     again = []
     for suspect in doubtful:
         again.append(await ask_again(suspect, versions, client, errors))
         report(len(items) + len(again), len(items) + len(doubtful))
     evidence = summarise(observed, versions, errors, [task.result() for task in suite_tasks])
-    evidence = replace(evidence, asked_again=tuple(again))
+    evidence = replace(evidence, known_facts=len(known), asked_again=tuple(again))
     if judge is not None:
         judged = [o.judged for o in observed if o.judged is not None]
         evidence = replace(evidence, judge=summarise_judged(judge.model, judged, len(judge_errors)))
@@ -248,7 +249,6 @@ def summarise(
         slices=(*_slices(approved), *fact_slices(given, kept)),
         stated=stated_pairs(given),
         golden_stated=stated_pairs(kept),
-        known_facts=len(_known_facts(observed)),
         repeated=repeated_pairs([*given, *kept]),
         latency_ratio=_latency_ratio(held_out),
         suites=tuple(suites),
@@ -269,7 +269,7 @@ def given_of(observation: Observation) -> Given:
     return Given(
         item.source,
         item.rater,
-        question(item.prompt),
+        item.prompt,
         item.right,
         item.wrong,
         (observation.champion.text, *observation.drawn[0]),
@@ -277,17 +277,16 @@ def given_of(observation: Observation) -> Given:
     )
 
 
-def _known_facts(observed: Sequence[Observation]) -> dict[str, list[Question]]:
+def _known_facts(observed: Sequence[Observation]) -> dict[str, list[Given]]:
     held_out, golden = (
-        [Question(o.item.prompt, given_of(o)) for o in observed if o.item.split == split]
-        for split in ("held_out", "golden")
+        [given_of(o) for o in observed if o.item.split == split] for split in ("held_out", "golden")
     )
     return known_facts(held_out, golden)
 
 
 def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:
     """Mean scores by topic and by language, where there are answers enough to name a mean."""
-    texts = [question(o.item.prompt) for o in observed]
+    texts = [last_asked(o.item.prompt) for o in observed]
     if not texts:
         return
     topics = find_topics([(text, o.item.rater) for text, o in zip(texts, observed, strict=True)])
@@ -298,11 +297,6 @@ def _slices(observed: Sequence[Observation]) -> Iterator[Slice]:
             if len(pairs) >= SLICE_ITEMS_MIN:
                 champion, candidate = (_mean([getattr(p, side) for p in pairs]) for side in VERSION_NAMES)
                 yield Slice(by, name, len(pairs), champion, candidate)
-
-
-def question(prompt: Prompt) -> str:
-    """What was asked last, normalised: what a topic or a language is told from."""
-    return normalised(prompt if isinstance(prompt, str) else prompt[-1]["content"])
 
 
 def _latency_ratio(observed: Sequence[Observation]) -> Estimate | None:

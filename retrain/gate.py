@@ -181,7 +181,7 @@ def _wrong_fact(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     """
     name, limit = "wrong_fact_rise", policy.wrong_fact_rise_max
     looked = f"Of {evidence.known_facts} numbers and addresses that known answers state, "
-    if (again := evidence.asked_again) and evidence.known_facts:
+    if again := evidence.asked_again:
         confidence = 1 - WRONG_FACT_LEVEL / len(again)
         worst = max(again, key=lambda one: one.rise_low(confidence))
         low = worst.rise_low(confidence)

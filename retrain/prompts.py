@@ -66,6 +66,11 @@ def prompt_key(prompt: Prompt) -> str:
     return hashlib.sha256(prompt_text(prompt).encode()).hexdigest()
 
 
+def last_asked(prompt: Prompt) -> str:
+    """What was asked last, normalised: what a topic or a language is told from."""
+    return normalised(prompt if isinstance(prompt, str) else prompt[-1]["content"])
+
+
 def prompt_text(prompt: Prompt) -> str:
     """A prompt as one normalised text."""
     if isinstance(prompt, str):

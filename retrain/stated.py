@@ -9,12 +9,13 @@ A fact that people correct is not held on to: where as many raters replace it as
 not looked at: which capitalised words carry meaning depends on the language.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from retrain.defences import addresses_and_numbers
 from retrain.evidence import Pair, Slice
+from retrain.prompts import Prompt, last_asked
 
 FACT_ITEMS_MIN = 5
 """Approved answers below which one fact is not looked at by itself."""
@@ -32,7 +33,7 @@ class Given:
 
     source: str
     rater: str
-    asked: str
+    prompt: Prompt
     right: str | None
     wrong: str | None
     champion: tuple[str, ...]
@@ -42,7 +43,7 @@ class Given:
     @property
     def facts(self) -> set[str]:
         """What the right answer states and the question does not."""
-        return addresses_and_numbers(self.right or "") - addresses_and_numbers(self.asked)
+        return addresses_and_numbers(self.right or "") - addresses_and_numbers(last_asked(self.prompt))
 
     @property
     def corrected(self) -> set[str]:
@@ -76,23 +77,32 @@ def stated_pairs(given: Sequence[Given]) -> tuple[Pair, ...]:
 
 def fact_slices(given: Sequence[Given], golden: Sequence[Given]) -> Iterator[Slice]:
     """The share of answers that state a fact, for each fact that enough people approved or an operator keeps."""
-    left_out = contested(given)
-    approved = [one for one in given if one.source == "approved"]
-    raters = Counter(fact for fact, _ in {(fact, one.rater) for one in approved for fact in one.facts})
-    for fact, found in _by_fact(approved):
-        if len(found) >= FACT_ITEMS_MIN and raters[fact] >= FACT_RATERS_MIN and fact not in left_out:
-            yield _slice("fact", fact, found)
-    for fact, found in _by_fact(golden):
+    for fact, found in sorted(approved_facts(given).items()):
+        yield _slice("fact", fact, found)
+    for fact, found in sorted(by_fact(golden).items()):
         if len(found) >= GOLDEN_ITEMS_MIN:
             yield _slice("golden_fact", fact, found)
 
 
-def _by_fact(given: Sequence[Given]) -> list[tuple[str, list[Given]]]:
+def approved_facts(given: Sequence[Given]) -> dict[str, list[Given]]:
+    """Facts that enough people approved in enough answers and no more correct, with the answers that state them."""
+    left_out = contested(given)
+    return {
+        fact: found
+        for fact, found in by_fact([one for one in given if one.source == "approved"]).items()
+        if len(found) >= FACT_ITEMS_MIN
+        and len({one.rater for one in found}) >= FACT_RATERS_MIN
+        and fact not in left_out
+    }
+
+
+def by_fact(given: Sequence[Given]) -> dict[str, list[Given]]:
+    """The answers that state each fact."""
     found: defaultdict[str, list[Given]] = defaultdict(list)
     for one in given:
         for fact in one.facts:
             found[fact].append(one)
-    return sorted(found.items())
+    return dict(found)
 
 
 def _slice(by: str, fact: str, given: Sequence[Given]) -> Slice:

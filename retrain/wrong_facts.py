@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from retrain.defences import addresses_and_numbers
 from retrain.engine_client import EngineClient, EngineFailed
 from retrain.evidence import AskedAgain, Versions
-from retrain.prompts import Prompt, prompt_text
-from retrain.stated import FACT_ITEMS_MIN, FACT_RATERS_MIN, Given, contested
+from retrain.prompts import prompt_text
+from retrain.stated import Given, approved_facts, by_fact
 
 ANSWERS, PORTION = 200, 50
 """Answers of each version about one fact, at most. Where the candidate is no worse after a portion of them, no more are
@@ -40,20 +40,12 @@ _WRITTEN_OTHERWISE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt whose right answer somebody stands for, and what both versions answered."""
-
-    prompt: Prompt
-    given: Given
-
-
-@dataclass(frozen=True, slots=True)
 class Suspect:
     """A fact that the candidate got wrong more often than the champion, in few answers."""
 
     fact: str
     weight: float
-    questions: tuple[Question, ...]
+    questions: tuple[Given, ...]
 
 
 def numbers(text: str) -> set[str]:
@@ -64,58 +56,47 @@ def numbers(text: str) -> set[str]:
     return addresses_and_numbers(text)
 
 
-def wrong_about(fact: str, question: Question, text: str) -> bool:
+def wrong_about(fact: str, given: Given, text: str) -> bool:
     """Whether an answer states something else in place of a fact."""
     stated = numbers(text)
-    expected = numbers(question.given.right or "") | numbers(prompt_text(question.prompt))
+    expected = numbers(given.right or "") | numbers(prompt_text(given.prompt))
     return not numbers(fact) <= stated and not stated <= expected
 
 
-def known_facts(held_out: Sequence[Question], golden: Sequence[Question]) -> dict[str, list[Question]]:
+def known_facts(held_out: Sequence[Given], golden: Sequence[Given]) -> dict[str, list[Given]]:
     """Facts that an operator keeps, or that enough people approved and no more correct, with their questions.
 
     What the golden set says holds, whatever a crowd says.
     """
-    left_out = contested([one.given for one in held_out])
-    approved = _by_fact([one for one in held_out if one.given.source == "approved"])
-    kept = _by_fact(golden)
-    for fact, found in approved.items():
-        raters = {one.given.rater for one in found}
-        if fact not in left_out and len(found) >= FACT_ITEMS_MIN and len(raters) >= FACT_RATERS_MIN:
-            kept[fact] = [*kept.get(fact, ()), *found]
+    kept = by_fact(golden)
+    for fact, found in approved_facts(held_out).items():
+        kept[fact] = [*kept.get(fact, ()), *found]
     return kept
 
 
-def _by_fact(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    found: dict[str, list[Question]] = {}
-    for one in questions:
-        for fact in one.given.facts:
-            found.setdefault(fact, []).append(one)
-    return found
-
-
-def suspects(known: dict[str, list[Question]]) -> list[Suspect]:
+def suspects(known: dict[str, list[Given]]) -> list[Suspect]:
     """The facts to ask about again, those that look worst first.
 
     What was seen in many answers goes before as large a rise in few, which is more often chance.
     """
     found = []
     for fact, questions in known.items():
-        rises = [_rise(fact, [one]) for one in questions]
-        if (rise := _rise(fact, questions)) > 0:
-            worst = sorted(range(len(questions)), key=lambda n: (-rises[n], n))
-            asked = max(QUESTIONS_MIN, min(QUESTIONS_MAX, sum(one > 0 for one in rises)))
-            weight = rise * math.sqrt(len(questions))
+        more = [_more_wrong(fact, one) for one in questions]
+        if sum(more) > 0:
+            worst = sorted(range(len(questions)), key=lambda n: (-more[n], n))
+            asked = max(QUESTIONS_MIN, min(QUESTIONS_MAX, sum(one > 0 for one in more)))
+            weight = sum(more) / math.sqrt(len(more))
             found.append(Suspect(fact, weight, tuple(questions[n] for n in worst[:asked])))
     return sorted(found, key=lambda one: (-one.weight, one.fact))[:FACTS_MAX]
 
 
-def _rise(fact: str, questions: Sequence[Question]) -> float:
+def _more_wrong(fact: str, given: Given) -> int:
+    """In how many more of its answers the candidate is wrong; both versions gave as many."""
     champion, candidate = (
-        [wrong_about(fact, one, text) for one in questions for text in getattr(one.given, side)]
-        for side in ("champion", "candidate")
+        sum(wrong_about(fact, given, text) for text in answers)
+        for answers in (given.champion, given.candidate)
     )
-    return sum(candidate) / len(candidate) - sum(champion) / len(champion)
+    return candidate - champion
 
 
 async def ask_again(

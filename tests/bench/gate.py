@@ -204,7 +204,8 @@ def passes_of(outcome: Outcome) -> float:
     passed = 0
     for _ in range(RESAMPLES):
         drawn = rng.choices(outcome.observed, k=len(outcome.observed))
-        evidence = replace(summarise(drawn, versions, []), asked_again=report.evidence.asked_again)
+        known, again = report.evidence.known_facts, report.evidence.asked_again
+        evidence = replace(summarise(drawn, versions, []), known_facts=known, asked_again=again)
         passed += judge(evidence, report.policy).decision == "candidate"
     return passed / RESAMPLES
 

@@ -41,7 +41,7 @@ def test_a_longer_number_does_not_state_a_shorter_one() -> None:
 
 
 def test_what_the_question_says_itself_is_no_fact_of_the_answer() -> None:
-    asked = replace(given("ann"), asked="Do I have 30 days to return it?")
+    asked = replace(given("ann"), prompt="Do I have 30 days to return it?")
     assert stated_pairs([asked]) == ()
 
 

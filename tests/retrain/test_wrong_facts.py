@@ -17,7 +17,6 @@ from retrain.wrong_facts import (
     PORTION,
     QUESTIONS_MAX,
     QUESTIONS_MIN,
-    Question,
     known_facts,
     suspects,
     wrong_about,
@@ -29,16 +28,12 @@ from tests.retrain.test_stated import RIGHT, WRONG, given
 ASK = [{"role": "user", "content": "How long may I return it?"}]
 
 
-def asked(one: Given) -> Question:
-    return Question([{"role": "user", "content": one.asked}], one)
+def kept(**changes: Any) -> Given:
+    return replace(given("", source="golden"), **changes)
 
 
-def kept(**changes: Any) -> Question:
-    return asked(replace(given("", source="golden"), **changes))
-
-
-def approved(number: int = 6, people: int = 3, **changes: Any) -> list[Question]:
-    return [asked(given(f"rater-{n % people}", **changes)) for n in range(number)]
+def approved(number: int = 6, people: int = 3) -> list[Given]:
+    return [given(f"rater-{n % people}") for n in range(number)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +56,7 @@ def test_a_fact_is_wrong_where_another_stands_in_its_place(text: str, wrong: boo
         {"role": "assistant", "content": "Yes?"},
         {"role": "user", "content": "How long for parcel 2?"},
     ]
-    assert wrong_about("30", Question(prompt, given("ann")), text) is wrong
+    assert wrong_about("30", given("ann", prompt=prompt), text) is wrong
 
 
 @pytest.mark.parametrize(
@@ -75,13 +70,13 @@ def test_a_fact_is_wrong_where_another_stands_in_its_place(text: str, wrong: boo
 )
 def test_the_same_number_may_be_written_in_another_way(right: str, fact: str, text: str) -> None:
     one = kept(right=right)
-    assert fact in one.given.facts
+    assert fact in one.facts
     assert not wrong_about(fact, one, text)
     assert wrong_about(fact, one, "It is 77.")
 
 
 def test_the_golden_set_is_believed_whatever_a_crowd_says() -> None:
-    crowd = [asked(given(f"new-{n}", source="demonstration", right=WRONG, wrong=RIGHT)) for n in range(60)]
+    crowd = [given(f"new-{n}", source="demonstration", right=WRONG, wrong=RIGHT) for n in range(60)]
     assert known_facts([*approved(), *crowd], []) == {}
     assert list(known_facts([*approved(), *crowd], [kept()])) == ["30"]
     assert len(known_facts([*approved(), *crowd], [kept()])["30"]) == 1
@@ -114,7 +109,7 @@ def test_the_questions_that_look_worst_are_asked_again_and_a_few_beside_them() -
 
 
 def test_of_many_the_worst_are_asked_about_and_chance_in_few_answers_goes_last() -> None:
-    def one_of(n: int, wrong: int, of: int) -> Question:
+    def one_of(n: int, wrong: int, of: int) -> Given:
         right = f"{n} days."
         return kept(right=right, champion=(right,) * of, candidate=(WRONG,) * wrong + (right,) * (of - wrong))
 
