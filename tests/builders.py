@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, models, submissions
+from feedback import adapters, models, submissions, uploads
 from feedback.adapters import Adapter
 from feedback.completions import Completion, insert_many
 from feedback.errors import Conflict
 from feedback.ids import new_id
 from feedback.policy import ModelPolicy
+from feedback.uploads import File, FileStore
 
 PROJECT = "default"
 PASSED: dict[str, Any] = {"decision": "candidate", "reasons": [], "checks": []}
@@ -32,6 +35,19 @@ async def a_model(
         )
     except Conflict:
         return await models.get(connection, PROJECT, model)
+
+
+async def an_uploaded_file(connection: AsyncConnection, folder: Path, content: bytes) -> File:
+    """`file-1`, rows for training; its content lies in `folder`."""
+    return await uploads.create(
+        connection,
+        file_id="file-1",
+        project=PROJECT,
+        filename="rows.jsonl",
+        purpose="fine-tune",
+        stored=FileStore(str(folder)).write("file-1", BytesIO(content)),
+        by="ada",
+    )
 
 
 async def an_adapter(

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,11 @@ from pyarrow import csv, parquet
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, experiments, shipping, uploads
+from feedback import adapters, audit, experiments, shipping
 from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM
-from feedback.uploads import FileStore
-from tests.builders import PROJECT, a_completion
+from tests.builders import PROJECT, a_completion, an_uploaded_file
 from tests.monitoring.consoles import a_history, a_trained_version
 from tests.retrain.rated_builders import record, taught
 
@@ -68,16 +66,7 @@ async def a_world(database: Database, files: Path) -> None:
             taught(words(number), f"It may come back, {words(number)}.", **by(number)) for number in range(70)
         ]
         await record(connection, taught_rows)
-        stored = FileStore(str(files)).write("file-1", BytesIO(KEPT))
-        await uploads.create(
-            connection,
-            file_id="file-1",
-            project=PROJECT,
-            filename="keep.jsonl",
-            purpose="fine-tune",
-            stored=stored,
-            by="ada",
-        )
+        await an_uploaded_file(connection, files, KEPT)
 
 
 def words(number: int) -> str:

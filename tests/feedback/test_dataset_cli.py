@@ -148,6 +148,11 @@ def test_a_golden_file_of_another_form_is_refused_by_line(
         hone("dataset", "golden", "add", "--model", MODEL, str(file))
 
 
+def test_a_golden_file_that_is_not_there_is_named(database_url: str, tmp_path: Path) -> None:
+    with pytest.raises(HoneError, match=r"golden\.jsonl cannot be read \(No such file or directory\)"):
+        hone("dataset", "golden", "add", "--model", MODEL, str(tmp_path / "golden.jsonl"))
+
+
 def test_what_waits_is_listed_decided_and_gone_from_the_list(database_url: str) -> None:
     frozen(database_url)
     waiting = rows_of("review", "list", "--json")

@@ -2,7 +2,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 
 import orjson
@@ -10,18 +9,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import datasets, golden, models, uploads
+from feedback import datasets, golden, models
 from feedback.database import Database
 from feedback.datasets import Dataset, Row
 from feedback.errors import HoneError
 from feedback.policy import ModelPolicy, TrainingPolicy
-from feedback.uploads import FileStore
 from retrain.data import stream_rows
 from retrain.exact import CHOSEN_IDS, OUTPUT_IDS, PROMPT_IDS, REJECTED_IDS
 from retrain.plan import freeze, make_plan
 from retrain.prompts import prompt_text
 from retrain.similar import groups_of
-from tests.builders import PROJECT
+from tests.builders import PROJECT, an_uploaded_file
 from tests.retrain.rated_builders import MODEL, Said, record, taught, voted
 
 OPEN = {"rows_per_rater_max": 100, "rows_per_rater_topic_max": 100, "sft_rows_min": 1, "dpo_pairs_min": 1}
@@ -261,16 +259,7 @@ async def test_nothing_near_the_questions_that_runs_repeat_is_evaluated_with(
     ]
     async with database.begin() as connection:
         await record(connection, people(12, 4), policy(replay_share=0.2))
-        stored = FileStore(str(tmp_path)).write("file-1", BytesIO(b"\n".join(map(orjson.dumps, lines))))
-        await uploads.create(
-            connection,
-            file_id="file-1",
-            project=PROJECT,
-            filename="general.jsonl",
-            purpose="fine-tune",
-            stored=stored,
-            by="ada",
-        )
+        await an_uploaded_file(connection, tmp_path, b"\n".join(map(orjson.dumps, lines)))
         changes = {"training": {"replay_file": "file-1"}}
         await models.change_policy(connection, PROJECT, MODEL, changes, by="ada")
         _, before = await freeze_now(connection)

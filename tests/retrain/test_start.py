@@ -1,7 +1,6 @@
 """What a run starts from, and what it repeats."""
 
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from feedback.database import Database
 from feedback.errors import Conflict, NotFound
 from feedback.policy import ModelPolicy
 from feedback.privacy_tables import erasures
-from feedback.uploads import FileStore
 from retrain.file_rows import FileRow
 from retrain.plan import make_plan, queue
 from retrain.replay import replayed
 from retrain.start import choose_start
-from tests.builders import PASSED, PROJECT, a_rated_completion
+from tests.builders import PASSED, PROJECT, a_rated_completion, an_uploaded_file
 from tests.retrain.record import MODEL, queued_run, teach
 
 
@@ -114,16 +112,7 @@ async def test_a_run_that_continues_the_champion_learns_what_is_new_and_repeats_
         run = await queue(connection, await make_plan(connection, PROJECT, MODEL), by="ada")
         lines = [{"messages": [_said("user", f"{n}?"), _said("assistant", f"{n}!")]} for n in range(30)]
         content = b"\n".join(orjson.dumps(line) for line in lines)
-        stored = FileStore(str(tmp_path / "files")).write("file-1", BytesIO(content))
-        await uploads.create(
-            connection,
-            file_id="file-1",
-            project=PROJECT,
-            filename="general.jsonl",
-            purpose="fine-tune",
-            stored=stored,
-            by="ada",
-        )
+        await an_uploaded_file(connection, tmp_path / "files", content)
         changes = {"start": "champion", "replay_share": 0.25, "replay_file": "file-1"}
         with pytest.raises(NotFound, match="has no file 'file-2'"):
             wrong = {"training": changes | {"replay_file": "file-2"}}
