@@ -96,7 +96,7 @@ def _desk(request: Request) -> Desk:
 
 def _admin_deps(request: Request) -> AdminDeps:
     gateway = _gateway(request)
-    return AdminDeps(database=gateway.database, identify=gateway.identify)
+    return AdminDeps(gateway.database, gateway.identify, gateway.tables.catch_up)
 
 
 def _tuning_deps(request: Request, record: FeedbackSettings) -> TuningDeps:

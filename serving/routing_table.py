@@ -20,6 +20,7 @@ from serving.routing import Arm, Experiment, ModelRoute, RoutingTable, Slice, Ve
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0
+CATCH_UP_SECONDS = 2.0
 FALLBACKS = {"base": ("earlier_champions", "base"), "earlier": ("earlier_champions",)}
 """Under which policies the base model, and earlier champions, stand in for a champion that nobody holds."""
 
@@ -150,10 +151,25 @@ class TableKeeper:
         self.last_error: str | None = None
         self._publish = publish
         self._changed = asyncio.Event()
+        # Two loads at once could end in the other order, and the older table would take the newer one's place.
+        self._one_at_a_time = asyncio.Lock()
 
     async def refresh(self) -> None:
         """Load and publish the table now."""
-        self._publish(await load_table(self.database, self.engine_urls))
+        async with self._one_at_a_time:
+            self._publish(await load_table(self.database, self.engine_urls))
+
+    async def catch_up(self) -> None:
+        """Return once every change committed before this call is routed by, or after CATCH_UP_SECONDS.
+
+        Never raises: the change is committed whether or not it can be read back now, and a refresh soon is asked for.
+        """
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await self.refresh()
+        except Exception as error:
+            logger.warning("A change is committed and not routed by yet: %s", str(error) or "it timed out")
+            self.changed()
 
     def changed(self) -> None:
         """Ask for a refresh soon; many changes at once cost one."""
