@@ -41,6 +41,8 @@ class Check:
     limit: float
     passed: bool
     sentence: str
+    estimate: float | None = None
+    """What was measured, where `value` is a confidence bound of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _better(evidence: Evidence, policy: GatePolicy) -> Check:
         f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
         f"comparisons ({ties} ties): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
         "needed above 0.50.",
+ estimate=wins / (wins + losses) if wins + losses else None,
     )
 
 
@@ -153,6 +156,7 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
         drop.high <= limit,
         f"On {n} answers that people approved, agreement fell by {drop.mean:.3f} (upper bound {drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
+ estimate=drop.mean,
     )
 
 
@@ -171,6 +175,7 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
                 drop.high <= limit,
                 f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
                 f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
+ estimate=drop.mean,
             )
 
 
@@ -194,6 +199,7 @@ def _wrong_fact(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             f"'{worst.fact}': of {worst.answers} answers of each version {worst.champion} of the champion's and "
             f"{worst.candidate} of the candidate's state another in its place, a rise by {worst.rise:.3f} (lower bound "
             f"{low:.3f}), tolerated is {limit:.3f}.",
+ estimate=worst.rise,
         )
     elif evidence.known_facts:
         yield Check(name, 0.0, limit, True, f"{looked}none seemed to be replaced by others more often.")
@@ -214,6 +220,7 @@ def _repeated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             f"On {n} approved or golden questions, the share of answers that say things twice went from {usual:.3f} to "
             f"{usual + rise.mean:.3f}, a rise by {rise.mean:.3f} (upper bound {rise.high:.3f}), tolerated is "
             f"{tolerated:.3f}.",
+ estimate=rise.mean,
         )
 
 
@@ -260,6 +267,7 @@ def _near_base(evidence: Evidence, policy: GatePolicy) -> Check:
         kl.high <= limit,
         f"Divergence from the base model is {kl.mean:.2f} nats per token (upper bound {kl.high:.2f}), "
         f"tolerated is {limit:.2f}.",
+ estimate=kl.mean,
     )
 
 
@@ -320,6 +328,7 @@ def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             found.low <= limit,
             f"An answer token takes {found.mean:.2f} times as long as the champion's (lower bound {found.low:.2f}), "
             f"tolerated is {limit:.2f}.",
+ estimate=found.mean,
         )
 
 
@@ -364,6 +373,7 @@ def _suite(suite: SuiteResult) -> Check:
         f"Suite '{suite.name}': {suite.items} items{often}, mean score {suite.champion:.2f} before and "
         f"{suite.candidate:.2f} now, a drop of {suite.drop.mean:.3f} (upper bound {suite.drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
+ estimate=suite.drop.mean,
     )
 
 
@@ -387,4 +397,5 @@ def _judged(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         f"The judging model '{judged.model}' preferred the candidate {judged.wins} times and the champion "
         f"{judged.losses} times ({judged.ties} ties): win rate {judged.win_rate:.2f}{equal}, lower bound "
         f"{judged.low:.2f}, needed {limit:.2f}.",
+ estimate=judged.win_rate,
     )

@@ -3,7 +3,7 @@
 It reads the report that is stored with the version, whatever age it has: what a report does not hold is not drawn.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,12 @@ class Share:
 
 def plots(gate: Mapping[str, Any]) -> list[Plot]:
     """Every check of a report, those that failed first."""
-    estimates = dict(_estimates(gate.get("evidence") or {}))
-    found = [_plot(check, estimates.get(check.get("name", ""))) for check in gate.get("checks") or []]
-    return sorted(found, key=lambda one: one.passed)
+    return sorted((_plot(check) for check in gate.get("checks") or []), key=lambda one: one.passed)
 
 
-def _plot(check: Mapping[str, Any], estimate: float | None) -> Plot:
+def _plot(check: Mapping[str, Any]) -> Plot:
     name, value, limit = str(check.get("name", "")), check.get("value"), check.get("limit")
+    estimate = check.get("estimate")
     at_least = name in AT_LEAST
     drawn, found, needed = None, "", ""
     if isinstance(value, int | float) and isinstance(limit, int | float):
@@ -54,26 +53,6 @@ def _plot(check: Mapping[str, Any], estimate: float | None) -> Plot:
         needed = f"{'at least' if at_least else 'at most'} {number(limit)}"
     title = words(name.removeprefix("suite_")) if name.startswith("suite_") else words(name)
     return Plot(title, bool(check.get("passed")), str(check.get("sentence", "")), drawn, found, needed)
-
-
-def _estimates(evidence: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """What was measured, by check, where the check looks at a bound of it."""
-    taught, retained = evidence.get("taught") or [], evidence.get("retained") or []
-    changes = [one["candidate"] - one["champion"] for one in taught]
-    wins, losses = sum(one > 0 for one in changes), sum(one < 0 for one in changes)
-    if wins + losses:
-        yield "win_rate", wins / (wins + losses)
-    if retained:
-        yield "retention_drop", sum(one["champion"] - one["candidate"] for one in retained) / len(retained)
-    for name in ("kl_to_base", "latency_ratio"):
-        if isinstance((evidence.get(name) or {}).get("mean"), int | float):
-            yield name, evidence[name]["mean"]
-    for suite in evidence.get("suites") or []:
-        if isinstance((suite.get("drop") or {}).get("mean"), int | float):
-            yield f"suite_{suite['name']}", suite["drop"]["mean"]
-    judged = evidence.get("judge") or {}
-    if isinstance(judged.get("win_rate"), int | float):
-        yield "judge_win_rate", judged["win_rate"]
 
 
 def shares(counts: Any) -> list[Share]:

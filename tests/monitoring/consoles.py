@@ -38,6 +38,7 @@ CHECKS: list[dict[str, Any]] = [
         "passed": True,
         "value": 0.67,
         "limit": 0.5,
+        "estimate": 18 / 21,
         "sentence": "Where people asked for a change, the candidate won 18 and lost 3 of 22 comparisons (1 ties): "
         "the win rate's 95.0% lower bound is 0.67, needed above 0.50.",
     },
@@ -46,6 +47,7 @@ CHECKS: list[dict[str, Any]] = [
         "passed": True,
         "value": 0.012,
         "limit": 0.1,
+        "estimate": 0.004,
         "sentence": "On 30 answers that people approved, agreement fell by 0.004 (upper bound 0.012), "
         "tolerated is 0.100.",
     },
@@ -54,6 +56,7 @@ CHECKS: list[dict[str, Any]] = [
         "passed": True,
         "value": 1.5,
         "limit": 6.0,
+        "estimate": 1.2,
         "sentence": "Divergence from the base model is 1.20 nats per token (upper bound 1.50), tolerated is 6.00.",
     },
     {
@@ -61,6 +64,7 @@ CHECKS: list[dict[str, Any]] = [
         "passed": True,
         "value": 0.96,
         "limit": 2.0,
+        "estimate": 1.04,
         "sentence": "An answer token takes 1.04 times as long as the champion's (lower bound 0.96), tolerated is 2.00.",
     },
     {
@@ -68,6 +72,7 @@ CHECKS: list[dict[str, Any]] = [
         "passed": True,
         "value": 0.05,
         "limit": 0.1,
+        "estimate": 0.01,
         "sentence": "Suite 'safety': 40 items, mean score 0.91 before and 0.90 now, a drop of 0.010 (upper "
         "bound 0.050), tolerated is 0.100.",
     },

@@ -85,6 +85,18 @@ def test_a_better_candidate_passes_with_a_number_and_a_sentence_for_every_check(
     assert all(check.sentence and check.value is not None for check in report.checks)
 
 
+def test_a_check_that_looks_at_a_bound_says_what_was_measured_beside_it() -> None:
+    again, repeated = (AskedAgain("30", 4, 200, 2, 9),), pairs("approved", 0.0, 0.1, 20)
+    report = judge(evidence(asked_again=again, repeated=repeated), POLICY)
+    bounded = {check.name: check for check in report.checks if "bound" in check.sentence}
+    assert {check.name for check in report.checks if check.estimate is not None} == set(bounded)
+    assert bounded["wrong_fact_rise"].estimate == pytest.approx(0.035)
+    for name, check in bounded.items():
+        assert check.value is not None and check.estimate is not None
+        from_below = name in ("win_rate", "judge_win_rate", "latency_ratio", "wrong_fact_rise")
+        assert (check.value < check.estimate) if from_below else (check.value >= check.estimate), name
+
+
 @pytest.mark.parametrize(
     ("changes", "check"),
     [
