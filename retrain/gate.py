@@ -135,7 +135,7 @@ def _better(evidence: Evidence, policy: GatePolicy) -> Check:
         f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
         f"comparisons ({ties} ties): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
         "needed above 0.50.",
- estimate=wins / (wins + losses) if wins + losses else None,
+        estimate=wins / (wins + losses) if wins + losses else None,
     )
 
 
@@ -156,7 +156,7 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
         drop.high <= limit,
         f"On {n} answers that people approved, agreement fell by {drop.mean:.3f} (upper bound {drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
- estimate=drop.mean,
+        estimate=drop.mean,
     )
 
 
@@ -175,7 +175,7 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
                 drop.high <= limit,
                 f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
                 f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
- estimate=drop.mean,
+                estimate=drop.mean,
             )
 
 
@@ -199,7 +199,7 @@ def _wrong_fact(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             f"'{worst.fact}': of {worst.answers} answers of each version {worst.champion} of the champion's and "
             f"{worst.candidate} of the candidate's state another in its place, a rise by {worst.rise:.3f} (lower bound "
             f"{low:.3f}), tolerated is {limit:.3f}.",
- estimate=worst.rise,
+            estimate=worst.rise,
         )
     elif evidence.known_facts:
         yield Check(name, 0.0, limit, True, f"{looked}none seemed to be replaced by others more often.")
@@ -220,7 +220,7 @@ def _repeated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             f"On {n} approved or golden questions, the share of answers that say things twice went from {usual:.3f} to "
             f"{usual + rise.mean:.3f}, a rise by {rise.mean:.3f} (upper bound {rise.high:.3f}), tolerated is "
             f"{tolerated:.3f}.",
- estimate=rise.mean,
+            estimate=rise.mean,
         )
 
 
@@ -267,36 +267,28 @@ def _near_base(evidence: Evidence, policy: GatePolicy) -> Check:
         kl.high <= limit,
         f"Divergence from the base model is {kl.mean:.2f} nats per token (upper bound {kl.high:.2f}), "
         f"tolerated is {limit:.2f}.",
- estimate=kl.mean,
+        estimate=kl.mean,
     )
 
 
-def _length(evidence: Evidence, policy: GatePolicy) -> tuple[Check, Check]:
-    ratio = evidence.length_ratio
-    if ratio is None:
-        sentence = "The length of the answers could not be compared: not enough evidence."
-        return (
-            Check("length_ratio_min", None, policy.length_ratio_min, False, sentence),
-            Check("length_ratio_max", None, policy.length_ratio_max, False, sentence),
-        )
-    found = f"The candidate's answers have {ratio:.2f} times the champion's length, "
-    shortest, longest = policy.length_ratio_min, policy.length_ratio_max
-    return (
-        Check(
-            "length_ratio_min",
-            ratio,
-            shortest,
-            ratio >= shortest,
-            f"{found}at least {shortest:.2f} is needed.",
-        ),
-        Check(
-            "length_ratio_max",
-            ratio,
-            longest,
-            ratio <= longest,
-            f"{found}at most {longest:.2f} is tolerated.",
-        ),
-    )
+def _length(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    ratio, shortest, longest = evidence.length_ratio, policy.length_ratio_min, policy.length_ratio_max
+    for name, limit, needed in (
+        ("length_ratio_min", shortest, f"at least {shortest:.2f} is needed."),
+        ("length_ratio_max", longest, f"at most {longest:.2f} is tolerated."),
+    ):
+        if ratio is None:
+            sentence = "The length of the answers could not be compared: not enough evidence."
+            yield Check(name, None, limit, False, sentence)
+        else:
+            passed = ratio >= limit if name == "length_ratio_min" else ratio <= limit
+            yield Check(
+                name,
+                ratio,
+                limit,
+                passed,
+                f"The candidate's answers have {ratio:.2f} times the champion's length, {needed}",
+            )
 
 
 def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence: Evidence) -> Check:
@@ -328,7 +320,7 @@ def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
             found.low <= limit,
             f"An answer token takes {found.mean:.2f} times as long as the champion's (lower bound {found.low:.2f}), "
             f"tolerated is {limit:.2f}.",
- estimate=found.mean,
+            estimate=found.mean,
         )
 
 
@@ -373,7 +365,7 @@ def _suite(suite: SuiteResult) -> Check:
         f"Suite '{suite.name}': {suite.items} items{often}, mean score {suite.champion:.2f} before and "
         f"{suite.candidate:.2f} now, a drop of {suite.drop.mean:.3f} (upper bound {suite.drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
- estimate=suite.drop.mean,
+        estimate=suite.drop.mean,
     )
 
 
@@ -397,5 +389,5 @@ def _judged(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         f"The judging model '{judged.model}' preferred the candidate {judged.wins} times and the champion "
         f"{judged.losses} times ({judged.ties} ties): win rate {judged.win_rate:.2f}{equal}, lower bound "
         f"{judged.low:.2f}, needed {limit:.2f}.",
- estimate=judged.win_rate,
+        estimate=judged.win_rate,
     )
