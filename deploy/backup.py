@@ -157,6 +157,10 @@ def _unpack(source: Path, scratch: Path) -> Contents:
         raise HoneError(f"There is no {error.filename}.") from error
     except (OSError, EOFError, tarfile.TarError, ValueError, TypeError) as error:
         raise HoneError(f"{source} is not a whole backup of Hone: {error}.") from error
+    for path in scratch.rglob("*"):
+        name = str(path.relative_to(scratch))
+        if not path.is_dir() and name != LIST and name not in contents.files:
+            raise HoneError(f"{source} was changed: {name} is not in its list. Nothing was restored.")
     for name, expected in contents.files.items():
         path = scratch / name
         if not path.is_file() or _hash_of(path) != expected:

@@ -5,7 +5,7 @@ the record can hold: no NUL, no half of a character, no number that is none. A p
 let in when any project allows its origin; whether it may send to this one is decided at the desk.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import orjson
@@ -107,6 +107,11 @@ class FeedbackDoor:
             await send(message)
 
         return tell
+
+
+def is_read_at_door(scope: Mapping[str, Any]) -> bool:
+    """Whether the body of this request is read, bounded and cleaned by the door."""
+    return scope["method"] == "POST" and _is_guarded(scope["path"])
 
 
 def _is_guarded(path: str) -> bool:

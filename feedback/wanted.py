@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
+from feedback.adapters import VERSION_NUMBER
 from feedback.errors import HoneError
 from feedback.tables import completions, feedback
 
@@ -43,7 +44,7 @@ def model_and_version(asked: str | None) -> tuple[str | None, int | None]:
         HoneError: the version is no number.
     """
     name, _, version = (asked or "").partition("@")
-    if version and not version.isdigit():
+    if version and not VERSION_NUMBER.fullmatch(version):
         raise HoneError(f"'{asked}' names no version; expected a model such as support, or support@7.")
     return name or None, int(version) if version else None
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from feedback.aliases import alias_router
 from feedback.api import feedback_router
 from feedback.desk import Desk
-from feedback.door import FeedbackDoor
+from feedback.door import FeedbackDoor, is_read_at_door
 from feedback.settings import FeedbackSettings
 from feedback.uploads import FileStore
 from monitoring.metrics import CONTENT_TYPE, render
@@ -58,7 +58,8 @@ def create_app(settings: ServingSettings, record: FeedbackSettings) -> FastAPI:
     for path in ENDPOINTS:
         relayed = AsgiRoute(lambda: app.state.gateway.relayed, settings.request_bytes_max)
         app.router.routes.append(Route(path.decode(), relayed, methods=["POST"]))
-    app.add_middleware(BodyLimit, bounded={path.decode() for path in ENDPOINTS} | {UPLOADS})
+    bounded = {path.decode() for path in ENDPOINTS} | {UPLOADS}
+    app.add_middleware(BodyLimit, is_bounded=lambda scope: scope["path"] in bounded or is_read_at_door(scope))
     app.add_middleware(
         FeedbackDoor,
         origins=lambda: {

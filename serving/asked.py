@@ -18,6 +18,9 @@ from serving.exchange import Request
 KEPT_BY_NOBODY = ("previous_response_id", "conversation", "background", "prompt")
 """Fields of the Responses API that ask the engine to remember: it would not know whose memories they are."""
 
+FORMS = ("structured_outputs", "response_format", "tool_choice", "text")
+"""Fields of which the engine may make a grammar."""
+
 METADATA_PAIRS_MAX = 16
 METADATA_KEY_MAX = 64
 METADATA_VALUE_MAX = 512
@@ -54,6 +57,11 @@ class Asked:
     def unit(self) -> str:
         """What an experiment's arm sticks to: the rater, else the session, else this completion alone."""
         return self.rater or self.session or self.completion_id
+
+    def form(self) -> str | None:
+        """The field that asks for an answer of a certain form, which the engine makes a grammar of, if there is one."""
+        fields = orjson.loads(self.rest)
+        return next((name for name in FORMS if fields.get(name) not in (None, "auto", "none")), None)
 
     def body_for(self, served_name: str) -> bytes:
         """The body as the engine gets it: its own name for the version; token ids and usage where there are any."""
@@ -95,6 +103,8 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
     rater = _take_rater(endpoint, fields, headers, caller, secret)
     consent = _consent(fields.get("store"))
     own = {name: fields.pop(name) for name in endpoint.changed if name in fields}
+    _written(own)
+    rest = _written(fields)
     hex_id = new_hex()
     return Asked(
         endpoint=endpoint,
@@ -103,7 +113,7 @@ def read_asked(request: Request, caller: Caller, secret: bytes) -> Asked:
         model=model,
         stream=stream is True and endpoint.streams,
         own=own,
-        rest=orjson.dumps(fields),
+        rest=rest,
         metadata=fields.get("metadata"),
         consent=consent,
         rater=rater,
@@ -129,6 +139,17 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise bad_request(f"The request body is a JSON {type(fields).__name__}; expected one object.")
     return fields
+
+
+def _written(fields: dict[str, Any]) -> bytes:
+    """As JSON; what is refused here could be read, but neither be sent on nor be recorded."""
+    try:
+        # Two levels deeper than it was: so deep it lies in the record's row.
+        return orjson.dumps({"": {"": fields}})[len(b'{"":{"":') : -2]
+    except orjson.JSONEncodeError as error:
+        raise bad_request(
+            "The request body has objects or lists in one another more than 250 levels deep. Make it flatter."
+        ) from error
 
 
 def _take_rater(
@@ -228,9 +249,10 @@ def _refuse_prompt_log_probabilities(fields: dict[str, Any]) -> None:
             param="prompt_logprobs",
             code="unsupported_parameter",
         )
-    if fields.get("echo") and fields.get("logprobs") is not None:
+    asked = next((name for name in ("logprobs", "top_logprobs") if fields.get(name) is not None), None)
+    if fields.get("echo") and asked is not None:
         raise bad_request(
-            "'echo' with 'logprobs' asks for the log-probabilities of the prompt, which the engine cannot compute "
+            f"'echo' with '{asked}' asks for the log-probabilities of the prompt, which the engine cannot compute "
             "beside other requests while adapters are enabled. Leave one of them out.",
             param="echo",
             code="unsupported_parameter",

@@ -2,10 +2,10 @@
 
 FastAPI reads a body to its end, and parses it, before a route can ask who sends it: without a bound, whoever reaches
 the port fills the gateway's memory, and everybody's answers wait for the parser. Routes with a limit of their own (the
-relayed ones and uploads; feedback has passed its door) are left to it.
+relayed ones, uploads, and feedback, which passes a door) are left to it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from serving.errors import ApiError, too_large
@@ -20,15 +20,15 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class BodyLimit:
-    """Reads at most `BYTES_MAX` of a body for `app`; `bounded` are the paths that see to it themselves."""
+    """Reads at most `BYTES_MAX` of a body for `app`; `is_bounded` knows the requests that are seen to elsewhere."""
 
-    def __init__(self, app: Application, bounded: Collection[str]) -> None:
+    def __init__(self, app: Application, is_bounded: Callable[[Scope], bool]) -> None:
         self.app = app
-        self._bounded = bounded
+        self._is_bounded = is_bounded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a body that is here and short enough, or answer 413."""
-        if scope["type"] != "http" or scope["path"] in self._bounded:
+        if scope["type"] != "http" or self._is_bounded(scope):
             await self.app(scope, receive, send)
             return
         said = dict(scope["headers"]).get(b"content-length", b"")

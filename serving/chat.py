@@ -238,7 +238,7 @@ class Completions:
             )
             if answer.status == 200:
                 return answer
-            refusal = await self._read_refusal(asked.endpoint.path, answer)
+            refusal = await self._read_refusal(asked, answer)
         except EngineUnreachable as error:
             self._resting[route.engine] = time.monotonic() + REST_SECONDS
             self.suspect(route.engine, None)
@@ -256,9 +256,9 @@ class Completions:
             raise TryAnother(refusal)
         raise refusal
 
-    async def _read_refusal(self, path: bytes, answer: Connection) -> ApiError:
+    async def _read_refusal(self, asked: Asked, answer: Connection) -> ApiError:
         try:
-            return engine_refused(answer.status, await answer.read_whole(), path)
+            return engine_refused(answer.status, await answer.read_whole(), asked.endpoint.path, asked.form())
         finally:
             answer.release()
 

@@ -24,7 +24,7 @@ from feedback.database import Database
 from feedback.ids import new_id
 from feedback.submissions import Spooled
 from serving.redaction import read_completion, read_redacted
-from serving.spool import COMPLETION, FEEDBACK, ROW, Batch, Reader, Record, Spool, SpoolFull
+from serving.spool import COMPLETION, FEEDBACK, ROW, Batch, Reader, Record, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ class Drain:
         """Drop from the disk what was stored before somebody asked to be forgotten; the writer's process can."""
         if not isinstance(self.spool, Spool):
             return
-        with suppress(OSError, DBAPIError, SpoolFull):
+        # Whatever it is, recording goes on: this is asked again every half minute.
+        with suppress(Exception):
             async with self.database.begin() as connection:
                 asked = await erasures.newest_request(connection)
             now = datetime.now(UTC)

@@ -72,7 +72,9 @@ class DrainProcess:
     async def _keep_running(self) -> None:
         while True:
             try:
-                process = self.process = await self._start()
+                process = self.process
+                if process is None or process.returncode is not None:
+                    process = self.process = await self._start()
                 await self._listen(process)
                 logger.warning("The drain ended with status %s; starting it again.", await process.wait())
             except OSError as error:

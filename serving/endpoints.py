@@ -15,9 +15,10 @@ class Endpoint:
 
     `question` is the field that holds what is asked; `changed` are the fields that the engine gets differently from
     how the client sent them. `last_event` begins the event that ends a stream, `error_event` one that says a failure,
-    and `closing` follows it. The last value of `reason` says why an answer ended; the engine gave it up where that is
-    one of `given_up`. `output_tokens` and `prompt_tokens` are the engine's names of its counts. Token ids and usage
-    can be asked for where `tokens` is set, and what has no answer in words is not `recorded`.
+    and `closing` follows it. The last value of `reason` says why an answer ended, or, where that is empty, the answer's
+    own `status`; the engine gave it up where that is one of `given_up`. `output_tokens` and `prompt_tokens` are the
+    engine's names of its counts. Token ids and usage can be asked for where `tokens` is set, and what has no answer in
+    words is not `recorded`.
     """
 
     path: bytes
@@ -46,7 +47,7 @@ RESPONSES = Endpoint(
     tokens=False,
     last_event=b"event: response.completed\n",
     error_event=b"event: error\n",
-    reason=b'"status":',
+    reason=b"",
     given_up=(b'"cancelled"', b'"failed"'),
     closing=b"",
     output_tokens=b'"output_tokens":',

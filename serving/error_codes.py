@@ -107,6 +107,13 @@ CODES = (
         "answer.",
     ),
     Code(
+        "answer_form_failed",
+        400,
+        "caller",
+        "The engine failed without saying why on a request for an answer of a certain form (`structured_outputs`, "
+        "`response_format`, `tool_choice`, `text`): most often it cannot compile the grammar or schema.",
+    ),
+    Code(
         "engine_key_refused",
         502,
         "infrastructure",

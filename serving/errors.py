@@ -26,6 +26,10 @@ ANTHROPIC_TYPES = {
 }
 
 
+INTERNAL = "Internal server error"
+"""How vLLM begins what it did not foresee."""
+
+
 class ApiError(Exception):
     """A refusal the client reads: what happened with the value, what was expected, what to do."""
 
@@ -118,8 +122,16 @@ def not_ready(message: str, *, retry_after_seconds: int = 1) -> ApiError:
     )
 
 
-def engine_refused(status: int, body: bytes, path: bytes) -> ApiError:
-    """The engine's own refusal; what it says to us alone (401, 403) stays between us."""
+def engine_refused(status: int, body: bytes, path: bytes, form: str | None = None) -> ApiError:
+    """The engine's own refusal; what it says to us alone (401, 403) stays between us.
+
+    A grammar or schema that it cannot compile is to vLLM a mistake of its own; `form` names the field that asked.
+    """
+    if status in (401, 403):
+        return engine_failed(
+            "The engine does not accept this gateway's key. Set [serving] engine_api_key to the engine's.",
+            code="engine_key_refused",
+        )
     try:
         detail = orjson.loads(body)["error"]
         message, kind, param, code = (
@@ -138,11 +150,12 @@ def engine_refused(status: int, body: bytes, path: bytes) -> ApiError:
                 code="unsupported_endpoint",
             )
         return engine_failed(f"The engine answered {status} without saying why. `hone doctor` looks into it.")
-    if status in (401, 403):
-        return engine_failed(
-            "The engine does not accept this gateway's key. Set [serving] engine_api_key to the engine's.",
-            code="engine_key_refused",
+    if form is not None and status == 500 and str(message).startswith(INTERNAL):
+        sentence = (
+            f"The engine failed on a request with '{form}': most often it cannot compile the grammar or schema. "
+            "Simplify it, or leave it out."
         )
+        return bad_request(sentence, param=form, code="answer_form_failed")
     return ApiError(
         status, message, type=kind or "server_error", param=param, code=None if code is None else str(code)
     )

@@ -5,9 +5,9 @@ answer. This subclass takes `POST` to a relayed path when nothing is unusual abo
 request, `Expect`, an upgrade, a query string) and every other route goes the ordinary way to the application, which
 answers the same. Keep-alive and limits stay uvicorn's own.
 
-A connection is closed under nobody's request: a body that is too long is read to its end before its refusal closes the
-connection (a socket closed with unread bytes is reset, and the client never reads why), and a gateway that stops
-waits a moment for a request that is already on its way on an idle connection.
+A connection is closed under nobody's request: a body that is too long is read on, to its end or for `READ_ON_BYTES`,
+before its refusal closes the connection (a socket closed with unread bytes is reset, and the client never reads why),
+and a gateway that stops waits a moment for a request that is already on its way on an idle connection.
 
 It leans on uvicorn's `HttpToolsProtocol`: the attributes `cycle`, `flow`, `parser`, `tasks`, `url` and `headers`. The
 tests run every behaviour through both lanes, so an upgrade of uvicorn that moves them fails there.
@@ -26,6 +26,8 @@ CHUNKED = (b"transfer-encoding", b"chunked")
 SWITCH = "relayed"
 """Key of the lifespan state under which the application puts a `Relayed`."""
 
+READ_ON_BYTES = 64 * 1024 * 1024
+"""Of a body that is refused for its length; whoever sends more than this may not read why."""
 LINGER_SECONDS = 0.25
 """How long a gateway that stops leaves an idle connection open."""
 
@@ -184,6 +186,8 @@ class FastLane(HttpToolsProtocol):
         elif not exchange.started:
             exchange.started = True
             self.answering = self.loop.create_task(exchange.refuse(too_large(exchange.body_bytes, limit)))
+        elif exchange.body_bytes > limit + READ_ON_BYTES:
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         """Start the handler: the request is here."""

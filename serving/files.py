@@ -70,16 +70,23 @@ def files_router(deps: Callable[[Request], TuningDeps]) -> APIRouter:
             stored = await run_in_threadpool(found.files.write, file_id, content.file)
         finally:
             await content.close()
-        async with found.database.begin() as connection:
-            made = await uploads.create(
-                connection,
-                file_id=file_id,
-                project=caller.project,
-                filename=name,
-                purpose=PURPOSE,
-                stored=stored,
-                by=f"key:{caller.key_id}",
-            )
+        made = None
+        try:
+            async with found.database.begin() as connection:
+                made = await uploads.create(
+                    connection,
+                    file_id=file_id,
+                    project=caller.project,
+                    filename=name,
+                    purpose=PURPOSE,
+                    stored=stored,
+                    by=f"key:{caller.key_id}",
+                )
+        except BaseException:
+            # Nobody would find it again. A commit that broke off may have got through: then the content stays.
+            if made is None:
+                await run_in_threadpool(uploads.remove_content, stored.location)
+            raise
         return file_view(made)
 
     @router.get("/v1/files", summary="List uploaded files")

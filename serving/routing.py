@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from feedback.adapters import VERSION_NUMBER
 from feedback.completions import UPSTREAM
 from feedback.metrics import FeedbackPolicy
 from feedback.privacy_policy import NOTHING_REDACTED, PrivacyPolicy
@@ -258,7 +259,7 @@ def find_pinned(table: RoutingTable, project: str, name: str) -> Version:
             f"Model '{name}' does not exist in project '{project}'; it has: {', '.join(models) or 'no models'}. "
             "Ask for one of these, or for a version of it such as 'support@7'."
         )
-    version = route.versions.get(int(number)) if number.isascii() and number.isdigit() else None
+    version = route.versions.get(int(number)) if VERSION_NUMBER.fullmatch(number) else None
     if version is None:
         raise unknown_model(
             f"Model '{model}' has no version '{number}'; it has: {', '.join(map(str, sorted(route.versions)))}. "

@@ -16,6 +16,7 @@ time, so a disk that fills up is noticed there and not inside a record.
 """
 
 import fcntl
+import logging
 import mmap
 import os
 import shutil
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feedback.ids import new_hex
+
+logger = logging.getLogger(__name__)
 
 FRAME = struct.Struct("<IIB")
 """Length of the payload in bytes (0: no record yet), CRC-32 of kind and payload, kind."""
@@ -66,6 +69,7 @@ class Reader:
         self.own = own
         self.root = own.directory.parent
         self.adopted: list[Queue] = []
+        self._unreadable: set[Path] = set()
         self._synced = 1
 
     @property
@@ -90,8 +94,17 @@ class Reader:
     def adopt(self) -> None:
         """Take over the directories of gateways that are gone."""
         for directory in sorted(self.root.glob("gateway-*")):
-            if directory != self.own.directory and (queue := Queue.claim(directory)) is not None:
-                self.adopted.append(queue)
+            if directory == self.own.directory:
+                continue
+            try:
+                queue = Queue.claim(directory)
+            except OSError as error:
+                # What is in one that cannot be read waits; what this gateway answers is recorded.
+                if directory not in self._unreadable:
+                    logger.warning("Completions wait in %s, which cannot be taken over: %s", directory, error)
+                self._unreadable.add(directory)
+            else:
+                self.adopted += [queue] if queue is not None else []
 
     def sync(self) -> None:
         """Wait until the disk has everything that was appended before this call. Blocks: call it from a thread."""
@@ -281,6 +294,9 @@ class Queue:
         except (BlockingIOError, FileNotFoundError):
             os.close(lock)
             return None
+        except OSError:
+            os.close(lock)
+            raise
 
     def path(self, number: int) -> Path:
         """The file of a segment."""

@@ -1,4 +1,4 @@
-"""Turn the engine's bytes into the client's, without parsing them.
+"""Turn the engine's bytes into the client's, without parsing what is passed on.
 
 The engine is asked for token ids and usage that the client may not have asked for, and knows an adapter by a name the
 client does not. All of that is found by byte patterns: inside JSON strings every quote is escaped, so a pattern that
@@ -8,6 +8,8 @@ boundaries and are never split or re-framed; how the network cut the bytes makes
 
 import re
 from functools import lru_cache
+
+import orjson
 
 from serving.endpoints import Endpoint
 
@@ -67,9 +69,27 @@ def _model_field(name: str) -> bytes:
 
 def gave_up(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:
     """The reason to finish that only looks like an end, where the engine gave the answer up under one."""
+    if not endpoint.reason:
+        status = _own_status(endpoint, raw)
+        return status if status in endpoint.given_up else None
     at = raw.rfind(endpoint.reason)
     after = at + len(endpoint.reason)
     return next((one for one in endpoint.given_up if raw.startswith(one, after)), None) if at >= 0 else None
+
+
+def _own_status(endpoint: Endpoint, raw: bytes | bytearray) -> bytes:
+    """The status of a whole response, or of the one that ends a stream.
+
+    It is read, not looked for: a response repeats the caller's schema, in which any name and value may stand.
+    """
+    if (at := raw.rfind(endpoint.last_event)) >= 0:
+        at = raw.find(b"data:", at) + len(b"data:")
+        raw = raw[at : raw.find(b"\n", at)]
+    try:
+        said = orjson.loads(raw)
+        return orjson.dumps(said.get("response", said).get("status"))
+    except (orjson.JSONDecodeError, AttributeError):
+        return b""
 
 
 def error_said(endpoint: Endpoint, raw: bytes | bytearray) -> bytes | None:

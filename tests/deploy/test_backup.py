@@ -101,6 +101,22 @@ def test_a_damaged_backup_restores_nothing(
     assert not (elsewhere / "adapters").exists() and not (elsewhere / "postgres").exists()
 
 
+def test_what_was_put_into_a_backup_is_not_restored(
+    service: Path, reachable_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, more = reachable_directory / "saved.tar.gz", reachable_directory / "more"
+    backup.make(saved)
+    with tarfile.open(saved) as old:
+        old.extractall(more, filter="data")
+    (more / "adapters" / "put-in.safetensors").write_bytes(b"not in the list")
+    with tarfile.open(saved, "w:gz") as new:
+        for path in sorted(more.iterdir()):
+            new.add(path, path.name)
+    monkeypatch.setenv("HONE_STATE_DIR", str(reachable_directory / "elsewhere"))
+    with pytest.raises(HoneError, match=r"put-in\.safetensors is not in its list"):
+        backup.restore(saved)
+
+
 def change(archive: Path, name: str, content: bytes) -> None:
     with tarfile.open(archive) as old:
         members = [(one, old.extractfile(one).read()) for one in old.getmembers() if one.isfile()]  # type: ignore[union-attr]

@@ -107,6 +107,7 @@ async def test_text_completions_take_the_same_road(start: Start) -> None:
         ({"stream_options": 1}, "stream_options"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"echo": True, "logprobs": True}, "echo"),
+        ({"echo": True, "top_logprobs": 0}, "echo"),
     ],
 )
 async def test_a_bad_request_names_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
@@ -126,6 +127,20 @@ async def test_what_is_not_json_or_too_long_is_refused(start: Start) -> None:
     assert "1000" in long.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("field", ["tools", "stream_options"])
+async def test_a_body_too_deep_to_be_passed_on_and_recorded_is_refused(start: Start, field: str) -> None:
+    deep, flat = [b"[" * depth + b"]" * depth for depth in (300, 200)]
+    body = (
+        b'{"model": "support", "messages": [{"role": "user", "content": "?"}], "%b": {"include_usage": %b}}'
+    )
+    async with fake_engine() as engine, start(engine.url) as running:
+        refused = await running.client.post("/v1/chat/completions", content=body % (field.encode(), deep))
+        passed = await running.client.post("/v1/chat/completions", content=body % (field.encode(), flat))
+        await running.rows(1)
+    assert (refused.status_code, passed.status_code) == (400, 200)
+    assert "levels deep" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("header", [None, "Basic abc", "Bearer hk_wrong"])
 async def test_without_a_working_key_nothing_is_answered(start: Start, header: str | None) -> None:
     async with fake_engine() as engine, start(engine.url) as running, httpx.AsyncClient() as stranger:
@@ -141,7 +156,10 @@ async def test_an_unknown_model_or_version_is_a_404_that_lists_what_exists(start
     async with fake_engine() as engine, start(engine.url) as running:
         model = (await running.ask(model="suport")).json()["error"]
         version = (await running.ask(model="support@9")).json()["error"]
-    assert model["code"] == version["code"] == "model_not_found"
+        long = (await running.ask(model=f"support@{'1' * 5000}")).json()["error"]
+        stored = await running.client.get("/v1/chat/completions", params={"model": "support@99999999999"})
+    assert model["code"] == version["code"] == long["code"] == "model_not_found"
+    assert stored.status_code == 400 and "names no version" in stored.json()["error"]["message"]
     assert "support" in model["message"]
     assert "it has: 0" in version["message"]
 

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from feedback.database import Database
 from serving.drain_process import DrainProcess
@@ -126,3 +128,23 @@ async def test_the_directory_stays_locked_while_the_process_reads_it(
     assert len(Spool(tmp_path / "spool").adopted) >= 1
     async with database.begin() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM completions")) == 1
+
+
+async def test_what_goes_wrong_while_looking_for_erasures_does_not_end_the_recording(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_room(connection: object) -> None:
+        raise PoolTimeout("QueuePool limit of size 5 overflow 5 reached")
+
+    monkeypatch.setattr("serving.drain.erasures.newest_request", no_room)
+    monkeypatch.setattr("serving.drain_process.ADOPT_SECONDS", 0.01)
+    spool = Spool(tmp_path / "spool", read_elsewhere=True)
+    async with draining(spool, database) as drain:
+        await asyncio.sleep(0.2)
+        spool.append(COMPLETION, a_record("chatcmpl-1"))
+        await until_recorded(database, 1)
+        assert drain.process is not None
+        drain.process.send_signal(signal.SIGKILL)
+        spool.append(COMPLETION, a_record("chatcmpl-2"))
+        await until_recorded(database, 2)
+    await drain.flush()

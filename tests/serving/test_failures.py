@@ -1,6 +1,7 @@
 """Whose failure a failure is, and what follows from it in the record, the metrics and the guardrails."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,37 @@ async def test_the_class_of_a_failure_is_in_the_record_and_in_the_metrics(
     assert (row["status"], row["error_class"]) == ("error", whose)
     labels = f'{{arm="",class="{whose}",model_version="support@0",project="default"}}'
     assert f"hone_errors_total{labels} 1.0" in metrics
+
+
+@pytest.mark.parametrize("field", ["structured_outputs", "response_format", "tool_choice"])
+async def test_a_grammar_that_the_engine_cannot_compile_is_no_fault_of_the_version(
+    database: Database, database_url: str, state_dir: Path, field: str
+) -> None:
+    async with (
+        fake_engine(fakes.refuse(500, "Internal server error")) as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        form: dict[str, Any] = {field: {"grammar": "root ::= root"}}
+        asked = await running.ask(**form)
+        plain = await running.ask(tool_choice="auto")
+        rows = await running.rows(2)
+    assert (asked.status_code, plain.status_code) == (400, 500)
+    assert asked.json()["error"]["param"] == field
+    assert {row["error_class"] for row in rows} == {"caller", "model"}
+
+
+async def test_an_engine_that_does_not_know_our_key_is_called_that(
+    database: Database, database_url: str, state_dir: Path
+) -> None:
+    async def unauthorized(asked: fakes.Asked) -> None:
+        fakes.send_json(asked, 401, {"error": "Unauthorized"})  # vLLM's own words, in no shape of OpenAI's.
+
+    async with (
+        fake_engine(unauthorized) as engine,
+        running_gateway(database, database_url, state_dir, engine.url) as running,
+    ):
+        answer = await running.ask()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_key_refused")
 
 
 @pytest.mark.parametrize(

@@ -301,3 +301,15 @@ async def test_what_a_job_measured_at_each_step_can_be_downloaded_but_not_traine
     assert (checkpoint.metrics.train_loss, checkpoint.metrics.train_mean_token_accuracy) == (0.25, 0.5)
     with pytest.raises(openai.BadRequestError, match="has purpose 'fine-tune-results'"):
         await tuning.client.fine_tuning.jobs.create(model="support", training_file=file_id)
+
+
+async def test_an_upload_that_is_not_in_the_record_leaves_nothing_behind(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch, state_dir: Path
+) -> None:
+    async def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the database went away")
+
+    monkeypatch.setattr("serving.files.uploads.create", away)
+    with pytest.raises(openai.InternalServerError):
+        await tuning.upload(sft_file())
+    assert [path for path in (state_dir / "files").rglob("*") if path.is_file()] == []

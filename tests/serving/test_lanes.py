@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from feedback.database import Database
+from serving import fast_lane
 from serving.engines import Connection
 from tests import fakes
 from tests.fakes import answer_well, fake_engine
@@ -227,3 +228,19 @@ async def test_a_handler_that_fails_after_its_answer_costs_nobody_the_next_one(
         for _ in range(2):
             raw.send()
             assert (await raw.answer())[0] == 200
+
+
+async def test_a_body_without_end_is_not_read_for_ever(fast: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_lane, "READ_ON_BYTES", 1_000_000)
+    async with (
+        fake_engine() as engine,
+        fast(engine.url, request_bytes_max=1000) as running,
+        Raw(running) as raw,
+    ):
+        raw.writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        with pytest.raises(ConnectionError):
+            for _ in range(2000):
+                raw.writer.write(b"10000\r\n%b\r\n" % (b"x" * 65536))
+                await raw.writer.drain()

@@ -84,3 +84,12 @@ async def test_a_mistake_of_ours_has_the_shape_of_its_path(
     answer = await running.client.get("/v1/models")
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
+
+
+async def test_a_batch_of_langfuse_may_be_as_long_as_its_clients_make_it(running: Running) -> None:
+    said = {"id": "e-1", "type": "trace-create", "timestamp": "2026-11-21T08:00:00Z"}
+    trace = said | {"body": {"input": "x" * 3_000_000}}
+    [key] = (await running.client.get("/admin/v1/keys")).json()["data"]
+    signed_in = (key["key_id"], running.key)
+    answer = await running.client.post("/api/public/ingestion", json={"batch": [trace]}, auth=signed_in)
+    assert answer.status_code == 207, answer.text

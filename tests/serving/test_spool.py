@@ -165,3 +165,14 @@ def test_killing_the_writer_loses_nothing_that_was_said_to_be_safe(tmp_path: Pat
     found = [int(payload.split()[0]) for payload in drain(Spool(tmp_path))]
     assert found[: len(said)] == said
     assert len(found) - len(said) <= 1
+
+
+def test_a_directory_that_cannot_be_taken_over_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gateway-foreign" / "cursor").mkdir(parents=True)
+    spool = Spool(tmp_path)
+    spool.append(COMPLETION, b"mine")
+    spool.adopt()
+    assert drain(spool) == [b"mine"]
+    assert caplog.text.count("cannot be taken over") == 1

@@ -105,9 +105,21 @@ def test_failure_is_found_however_much_stands_after_or_in_it(after: int, message
         (MESSAGES, {"type": "message_delta", "delta": {"stop_reason": None}}, True),
         (RESPONSES, {"output": [{"status": "completed"}], "status": "cancelled", "text": None}, True),
         (RESPONSES, {"output": [{"status": "failed"}], "status": "completed", "text": None}, False),
+        (RESPONSES, {"status": "completed", "text": {"schema": {"examples": [{"status": "failed"}]}}}, False),
+        (RESPONSES, {"status": "failed", "text": {"schema": {"status": "string"}}}, True),
     ],
 )
 def test_each_api_says_in_its_own_way_that_it_gave_up(
     endpoint: Endpoint, body: dict[str, Any], given_up: bool
 ) -> None:
     assert (gave_up(endpoint, orjson.dumps(body)) is not None) is given_up
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_streamed_response_says_its_status_in_its_last_event(status: str) -> None:
+    begun = orjson.dumps(
+        {"response": {"status": "in_progress", "text": {"examples": [{"status": "failed"}]}}}
+    )
+    ended = orjson.dumps({"response": {"status": status, "text": {"examples": [{"status": "failed"}]}}})
+    raw = b"event: response.created\ndata: %b\n\nevent: response.completed\ndata: %b\n\n" % (begun, ended)
+    assert gave_up(RESPONSES, raw) == (b'"failed"' if status == "failed" else None)
