@@ -6,6 +6,7 @@ are not.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from retrain.labels import Classification
 
 TIE_WIDTH = 0.01
 """Scores closer than this count as equal."""
+ICC_MIN = 0.05
+"""Correlation within people that is always allowed for: from few people it is often estimated as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +227,40 @@ def spent_level(level: float, candidates_tried: int) -> float:
     return level / (candidates_tried * (candidates_tried + 1))
 
 
-def win_rate_low(wins: int, losses: int, confidence: float) -> float:
+def design_effect(pairs: Sequence[Pair]) -> float:
+    """How many decided pairs are worth one independent one, since those of one person resemble each other (Kish 1965).
+
+    The correlation within people is estimated by analysis of variance (Fisher 1925) and at least `ICC_MIN`. Rows
+    without a person count by themselves.
+    """
+    by_person: dict[str, list[bool]] = defaultdict(list)
+    for number, pair in enumerate(pairs):
+        if abs(pair.candidate - pair.champion) > TIE_WIDTH:
+            by_person[pair.rater or f"row {number}"].append(pair.candidate > pair.champion)
+    sizes, won = [len(one) for one in by_person.values()], [sum(one) for one in by_person.values()]
+    people, n = len(sizes), sum(sizes)
+    if not n:
+        return 1.0
+    weight = sum(size * size for size in sizes) / n
+    correlation = 0.0
+    if 1 < people < n:
+        shares = [one / size for one, size in zip(won, sizes, strict=True)]
+        mean = sum(won) / n
+        between = sum(size * (share - mean) ** 2 for share, size in zip(shares, sizes, strict=True)) / (
+            people - 1
+        )
+        within = sum(one * (1 - share) for one, share in zip(won, shares, strict=True)) / (n - people)
+        usual = (n - weight) / (people - 1)
+        if spread := between + (usual - 1) * within:
+            correlation = (between - within) / spread
+    return 1 + (weight - 1) * max(correlation, ICC_MIN)
+
+
+def win_rate_low(wins: float, losses: float, confidence: float) -> float:
     """One-sided lower bound of the win rate among decided pairs (Clopper and Pearson 1934, exact).
 
-    Wilson's bound passes three wins of three; this one needs five of five at 95%.
+    Wilson's bound passes three wins of three; this one needs five of five at 95%. Both counts may be divided by the
+    design effect (Korn and Graubard 1998).
     """
     if wins == 0:
         return 0.0

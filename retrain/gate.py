@@ -16,7 +16,15 @@ from typing import Any, Literal
 import orjson
 
 from feedback.policy import GatePolicy
-from retrain.evidence import Evidence, SuiteResult, estimate, outcome, spent_level, win_rate_low
+from retrain.evidence import (
+    Evidence,
+    SuiteResult,
+    design_effect,
+    estimate,
+    outcome,
+    spent_level,
+    win_rate_low,
+)
 
 RETAINED_SHARE_MIN = 0.25
 """Of the held-out rows that the policy asks for, this share must be answers that people approved."""
@@ -125,15 +133,21 @@ def _better(evidence: Evidence, policy: GatePolicy) -> Check:
     wins, losses, ties = outcome(evidence.taught)
     tried = evidence.candidates_tried
     confidence = 1 - spent_level(1 - policy.win_rate_confidence, tried)
-    low = win_rate_low(wins, losses, confidence)
+    alike = design_effect(evidence.taught)
+    low = win_rate_low(wins / alike, losses / alike, confidence)
     again = "" if tried == 1 else f" ({tried} candidates were tried on these rows)"
+    worth = (
+        f"; as one person's resemble each other, they count as {(wins + losses) / alike:.0f}"
+        if alike > 1
+        else ""
+    )
     return Check(
         "win_rate",
         low,
         0.5,
         low > 0.5,
         f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
-        f"comparisons ({ties} ties): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
+        f"comparisons ({ties} ties{worth}): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
         "needed above 0.50.",
         estimate=wins / (wins + losses) if wins + losses else None,
     )

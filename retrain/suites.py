@@ -40,6 +40,8 @@ TEXT_POSITIONS = 8
 ERROR_EXAMPLES_MAX = 3
 ROUNDS = 5
 """Answers to each item where one to each leaves the suite undecided."""
+LOOKS = (0.99, 0.96)
+"""Confidence of the look at one answer each and of the look at all; together they are wrong five times in a hundred."""
 SAMPLED_TEMPERATURE = 1.0
 
 Kind = Literal["graded", "refusal", "answer", "label", "pair", "text"]
@@ -65,6 +67,11 @@ class Suite:
     items: tuple[SuiteItem, ...]
     grader: Grader | None
     content_hash: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether nothing is answered: the likelihood of its texts is the same each time."""
+        return all(item.kind == "text" for item in self.items)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ async def ask_suite(
         items=len(pairs),
         champion=_mean([pair.champion for pair in pairs]),
         candidate=_mean([pair.candidate for pair in pairs]),
-        drop=_drop(pairs),
+        drop=_drop(pairs, 0.95 if suite.is_text else LOOKS[len(rounds) > 1]),
         drop_max=suite.policy.drop_max,
         floor=suite.policy.floor,
         errors=len(asking.errors),
@@ -164,10 +171,10 @@ class _Asking:
     def undecided(self, first: Sequence[Pair | None]) -> bool:
         """Whether more answers could tell what one to each item did not."""
         pairs, policy = [pair for pair in first if pair is not None], self.suite.policy
-        if self.errors or len(pairs) < 2 or all(item.kind == "text" for item in self.suite.items):
+        if self.errors or len(pairs) < 2 or self.suite.is_text:
             return False
         can = _mean([pair.champion for pair in pairs]) >= policy.floor
-        drop = _drop(pairs)
+        drop = _drop(pairs, LOOKS[0])
         return can and drop.low <= policy.drop_max < drop.high
 
     async def _pair(self, item: SuiteItem, number: int) -> Pair | None:
@@ -205,8 +212,8 @@ def _means(suite: Suite, rounds: Sequence[Sequence[Pair | None]]) -> list[Pair]:
     ]
 
 
-def _drop(pairs: Sequence[Pair]) -> Estimate:
-    return estimate([pair.champion - pair.candidate for pair in pairs])
+def _drop(pairs: Sequence[Pair], confidence: float) -> Estimate:
+    return estimate([pair.champion - pair.candidate for pair in pairs], confidence)
 
 
 def refuses(text: str) -> bool:

@@ -16,6 +16,7 @@ from retrain.evidence import (
     Pair,
     Slice,
     SuiteResult,
+    design_effect,
     estimate,
     outcome,
     spent_level,
@@ -218,6 +219,41 @@ def test_null_candidates_tried_again_and_again_pass_no_more_often_than_the_polic
                 passes += 1
                 break
     assert passes / 2000 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("people", "each", "alike"), [(3, 14, 0.1), (5, 10, 0.1), (5, 10, 0.2), (20, 5, 0.1)]
+)
+def test_a_few_people_who_agree_with_themselves_do_not_pass_a_null_candidate(
+    people: int, each: int, alike: float
+) -> None:
+    """Each person prefers one version by chance; rows counted as independent pass up to 12 of 100 at this level."""
+    draw, passes, level = random.Random(7), 0, 0.025
+    spread = 0.5 * (1 - alike) / alike
+    for _ in range(1000):
+        likes = [draw.betavariate(spread, spread) for _ in range(people)]
+        taught = [
+            Pair("disliked", f"rater-{n}", 0.5, float(draw.random() < share))
+            for n, share in enumerate(likes)
+            for _ in range(each)
+        ]
+        wins, losses, _ = outcome(taught)
+        worth = design_effect(taught)
+        passes += win_rate_low(wins / worth, losses / worth, 1 - level) > 0.5
+    assert passes / 1000 <= 0.04
+
+
+def test_one_persons_comparisons_count_for_fewer_and_those_of_nobody_known_for_themselves() -> None:
+    def said(rater: str, wins: int, losses: int) -> list[Pair]:
+        return [Pair("disliked", rater, 0.5, 1.0)] * wins + [Pair("disliked", rater, 0.5, 0.0)] * losses
+
+    assert design_effect(pairs("disliked", 0.0, 1.0, 40)) == 1.0
+    assert design_effect(said("", 30, 10)) == 1.0
+    assert design_effect(said("ada", 30, 10)) == pytest.approx(1 + 39 * 0.05)
+    assert design_effect([*said("ada", 20, 0), *said("bob", 0, 20)]) == pytest.approx(20.0)
+    of_one = judge(evidence(taught=tuple(said("ada", 16, 6))), POLICY)
+    assert failed(of_one) == {"win_rate"}
+    assert "(0 ties; as one person's resemble each other, they count as 11)" in of_one.reasons[0]
 
 
 def test_the_report_has_one_hash_and_any_other_number_another() -> None:
