@@ -105,6 +105,10 @@ def judge(evidence: Evidence, policy: GatePolicy) -> GateReport:
     return GateReport("rejected" if reasons else "candidate", reasons, checks, evidence, policy)
 
 
+def _at_most(name: str, value: float, limit: float, sentence: str, estimate: float | None = None) -> Check:
+    return Check(name, value, limit, value <= limit, sentence, estimate)
+
+
 def _enough(evidence: Evidence, policy: GatePolicy) -> Check:
     need = policy.held_out_rows_min
     passed = evidence.items >= need
@@ -136,19 +140,15 @@ def _better(evidence: Evidence, policy: GatePolicy) -> Check:
     alike = design_effect(evidence.taught)
     low = win_rate_low(wins / alike, losses / alike, confidence)
     again = "" if tried == 1 else f" ({tried} candidates were tried on these rows)"
-    worth = (
-        f"; as one person's resemble each other, they count as {(wins + losses) / alike:.0f}"
-        if alike > 1
-        else ""
-    )
+    worth = f"; as one person's resemble each other, they count as {(wins + losses) / alike:.0f}"
     return Check(
         "win_rate",
         low,
         0.5,
         low > 0.5,
         f"Where people asked for a change, the candidate won {wins} and lost {losses} of {len(evidence.taught)} "
-        f"comparisons ({ties} ties{worth}): the win rate's {confidence:.1%} lower bound{again} is {low:.2f}, "
-        "needed above 0.50.",
+        f"comparisons ({ties} ties{worth if alike > 1 else ''}): the win rate's {confidence:.1%} lower bound{again} is "
+        f"{low:.2f}, needed above 0.50.",
         estimate=wins / (wins + losses) if wins + losses else None,
     )
 
@@ -163,11 +163,10 @@ def _retains(evidence: Evidence, policy: GatePolicy) -> Check:
             "retention_drop", None, limit, False, sentence + "not enough evidence that they are kept."
         )
     drop = estimate([pair.champion - pair.candidate for pair in evidence.retained])
-    return Check(
+    return _at_most(
         "retention_drop",
         drop.high,
         limit,
-        drop.high <= limit,
         f"On {n} answers that people approved, agreement fell by {drop.mean:.3f} (upper bound {drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
         estimate=drop.mean,
@@ -182,11 +181,10 @@ def _stated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     ):
         if (n := len(pairs)) >= DRAWN_ITEMS_MIN:
             drop = estimate([pair.champion - pair.candidate for pair in pairs])
-            yield Check(
+            yield _at_most(
                 name,
                 drop.high,
                 limit,
-                drop.high <= limit,
                 f"On {n} {what} with numbers or addresses, the share of answers that state all of these fell "
                 f"by {drop.mean:.3f} (upper bound {drop.high:.3f}), tolerated is {limit:.3f}.",
                 estimate=drop.mean,
@@ -204,11 +202,10 @@ def _wrong_fact(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         confidence = 1 - WRONG_FACT_LEVEL / len(again)
         worst = max(again, key=lambda one: one.rise_low(confidence))
         low = worst.rise_low(confidence)
-        yield Check(
+        yield _at_most(
             name,
             low,
             limit,
-            low <= limit,
             f"{looked}{len(again)} seemed to be replaced by others more often and were asked about again. Worst is "
             f"'{worst.fact}': of {worst.answers} answers of each version {worst.champion} of the champion's and "
             f"{worst.candidate} of the candidate's state another in its place, a rise by {worst.rise:.3f} (lower bound "
@@ -226,11 +223,10 @@ def _repeated(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         rise = estimate([pair.candidate - pair.champion for pair in evidence.repeated])
         usual = sum(pair.champion for pair in evidence.repeated) / n
         tolerated = policy.repetition_rise_max + usual
-        yield Check(
+        yield _at_most(
             "repetition_rise",
             rise.high,
             tolerated,
-            rise.high <= tolerated,
             f"On {n} approved or golden questions, the share of answers that say things twice went from {usual:.3f} to "
             f"{usual + rise.mean:.3f}, a rise by {rise.mean:.3f} (upper bound {rise.high:.3f}), tolerated is "
             f"{tolerated:.3f}.",
@@ -242,11 +238,10 @@ def _golden(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     if evidence.golden:
         limit = policy.golden_drop_max
         drop = estimate([pair.champion - pair.candidate for pair in evidence.golden])
-        yield Check(
+        yield _at_most(
             "golden_drop",
             drop.mean,
             limit,
-            drop.mean <= limit,
             f"On the {drop.n} questions of the golden set, agreement fell by {drop.mean:.3f}, "
             f"tolerated is {limit:.3f}.",
         )
@@ -259,11 +254,10 @@ def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         worst = max((one for one in evidence.slices if one.by == by), key=lambda s: s.champion - s.candidate)
         drop = worst.champion - worst.candidate
         what, change = SLICES[by]
-        yield Check(
+        yield _at_most(
             f"{by}_drop",
             drop,
             limit,
-            drop <= limit,
             f"The {what} that changed for the worse most is '{worst.name}': {change.format(n=worst.n)} "
             f"from {worst.champion:.2f} to {worst.candidate:.2f}, a drop of {limit:.2f} is tolerated.",
         )
@@ -274,11 +268,10 @@ def _near_base(evidence: Evidence, policy: GatePolicy) -> Check:
     if kl.n < 2:
         sentence = f"Divergence from the base model was measured on {kl.n} answers: not enough evidence."
         return Check("kl_to_base", None, limit, False, sentence)
-    return Check(
+    return _at_most(
         "kl_to_base",
         kl.high,
         limit,
-        kl.high <= limit,
         f"Divergence from the base model is {kl.mean:.2f} nats per token (upper bound {kl.high:.2f}), "
         f"tolerated is {limit:.2f}.",
         estimate=kl.mean,
@@ -311,11 +304,10 @@ def _rate(name: str, what: str, rates: dict[str, float], limit: float, evidence:
     tolerated = max(limit, champion)
     if candidate is None:
         return Check(f"{name}_rate", None, tolerated, False, f"How many answers {what} is not known.")
-    return Check(
+    return _at_most(
         f"{name}_rate",
         candidate,
         tolerated,
-        candidate <= tolerated,
         f"{candidate:.1%} of the candidate's answers {what} (champion {champion:.1%}), tolerated is {tolerated:.1%}.",
     )
 
@@ -327,11 +319,10 @@ def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     """
     if evidence.latency_ratio is not None:
         found, limit = evidence.latency_ratio, policy.latency_ratio_max
-        yield Check(
+        yield _at_most(
             "latency_ratio",
             found.low,
             limit,
-            found.low <= limit,
             f"An answer token takes {found.mean:.2f} times as long as the champion's (lower bound {found.low:.2f}), "
             f"tolerated is {limit:.2f}.",
             estimate=found.mean,
@@ -341,11 +332,10 @@ def _latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
 def _overfit(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
     if evidence.training_loss is not None and evidence.held_out_loss is not None:
         gap, limit = evidence.held_out_loss - evidence.training_loss, policy.overfit_gap_max
-        yield Check(
+        yield _at_most(
             "overfit_gap",
             gap,
             limit,
-            gap <= limit,
             f"Held-out loss is {evidence.held_out_loss:.2f} and training loss {evidence.training_loss:.2f}: "
             f"a gap of {limit:.2f} is tolerated.",
         )
@@ -371,11 +361,10 @@ def _suite(suite: SuiteResult) -> Check:
             f"Suite '{suite.name}': {suite.items} items, mean score {suite.champion:.2f} before and "
             f"{suite.candidate:.2f} now. Not judged: a champion below {suite.floor:.2f} cannot do what it asks for.",
         )
-    return Check(
+    return _at_most(
         name,
         suite.drop.high,
         limit,
-        suite.drop.high <= limit,
         f"Suite '{suite.name}': {suite.items} items{often}, mean score {suite.champion:.2f} before and "
         f"{suite.candidate:.2f} now, a drop of {suite.drop.mean:.3f} (upper bound {suite.drop.high:.3f}), "
         f"tolerated is {limit:.3f}.",
