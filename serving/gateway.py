@@ -6,6 +6,7 @@ start, to learn the keys, the models and the shared secrets; after that it serve
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 15.0
 FLUSH_TIMEOUT_SECONDS = 5.0
+RESTART_SECONDS = 1.0
 DAY_SECONDS = 86_400
 
 
@@ -146,12 +148,10 @@ class Gateway:
             upstream=connect_upstream(settings, record.public_url),
         )
         await gateway.tables.refresh()
-        duties = [gateway.tables.run(), gateway.drain.run()]
-        if gateway.watcher is not None:
-            duties.append(gateway.watcher.run())
-        if gateway.tracer is not None:
-            duties.append(gateway.tracer.run())
-        gateway._tasks = [asyncio.create_task(duty) for duty in duties]
+        duties = [
+            one for one in (gateway.tables, gateway.drain, gateway.watcher, gateway.tracer) if one is not None
+        ]
+        gateway._tasks = [asyncio.create_task(_keep_up(duty.run)) for duty in duties]
         return gateway
 
     async def stop(self) -> None:
@@ -281,3 +281,13 @@ def connect_engines(settings: ServingSettings) -> dict[str, Engine]:
 def spool_directory(record: FeedbackSettings) -> Path:
     """Where gateways of this state directory keep what is not in the record yet."""
     return record.absolute_state_dir / "spool"
+
+
+async def _keep_up(duty: Callable[[], Awaitable[None]]) -> None:
+    """Run a duty until cancelled: nothing that it meets may end it unseen while the gateway goes on."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            logger.exception("A duty of the gateway ended; it begins again.")
+        await asyncio.sleep(RESTART_SECONDS)

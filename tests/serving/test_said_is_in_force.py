@@ -78,6 +78,31 @@ async def test_a_change_that_cannot_be_read_back_is_answered_all_the_same(
     assert "committed and not routed by yet: the database went away" in caplog.text
 
 
+async def test_a_duty_that_breaks_begins_again_and_says_so(
+    database: Database,
+    database_url: str,
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, run = [], TableKeeper.run
+
+    async def breaks_once(keeper: TableKeeper) -> None:
+        begun.append(keeper)
+        if len(begun) == 1:
+            raise RuntimeError("nobody foresaw this")
+        await run(keeper)
+
+    monkeypatch.setattr(TableKeeper, "run", breaks_once)
+    monkeypatch.setattr("serving.gateway.RESTART_SECONDS", 0.01)
+    async with fake_engine() as engine, running_gateway(database, database_url, state_dir, engine.url):
+        async with asyncio.timeout(30):
+            while len(begun) < 2:
+                await asyncio.sleep(0.01)
+    assert "A duty of the gateway ended; it begins again." in caplog.text
+    assert "nobody foresaw this" in caplog.text
+
+
 async def version_of(running: Running, headers: dict[str, str]) -> str:
     answer = await running.ask(headers=headers)
     assert answer.status_code == 200, answer.text
