@@ -1,8 +1,9 @@
 """What was erased stays out: tombstones refuse what still arrives from spools, late votes and imports.
 
 A tombstone is a hash under a secret of the service, so it holds no name and still recognises one. A rater's refuses
-what was made up to the erasure, or whatever comes if the erasure asked for that; a completion's and a conversation's
-refuse everything.
+what was made up to the erasure, or whatever comes if the erasure asked for that. Their conversation's does the same to
+what names nobody in it and to what is said of it as a whole: others in it are not theirs. A completion's refuses
+everything.
 """
 
 import hashlib
@@ -53,6 +54,12 @@ async def bury(
     await connection.execute(
         statement, [{"hash": one, "erasure_id": erasure_id, "until": limit} for one in hashes]
     )
+
+
+async def refused_until(connection: AsyncConnection, subject: str) -> datetime:
+    """The moment up to which a subject that has a tombstone is refused; `FOR_EVER`: whatever comes."""
+    until: datetime = (await connection.execute(_BURIED, {"subjects": [subject]})).one().until
+    return until
 
 
 async def subject_hash(connection: AsyncConnection, subject: str) -> bytes:

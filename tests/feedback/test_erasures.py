@@ -151,6 +151,41 @@ async def test_who_comes_back_is_recorded_again_unless_the_future_is_refused_too
     assert until == FOR_EVER
 
 
+@pytest.mark.parametrize("and_future", [False, True])
+async def test_others_in_a_conversation_of_the_erased_go_on_being_recorded(
+    database: Database, state_dir: Path, and_future: bool
+) -> None:
+    raters = {"theirs": NAME, "nameless": None, "others'": OTHER}
+
+    def in_room() -> dict[str, Completion]:
+        return {
+            name: a_completion(rater=rater, unit=rater or "room-1", session="room-1")
+            for name, rater in raters.items()
+        }
+
+    async def let_in(connection: AsyncConnection, rows: dict[str, Completion]) -> set[str]:
+        return {name for name, row in rows.items() if await completions.insert_many(connection, [row])}
+
+    def about_room() -> submissions.Submission:
+        return submissions.submission(
+            project=PROJECT, session="room-1", rater=OTHER, kind="comment", value="It went well."
+        )
+
+    async with database.begin() as connection:
+        for rater in (NAME, OTHER):
+            await a_rated_completion(connection, rater=rater, session="room-1")
+    late, said_late = in_room(), about_room()
+    await erase(database, state_dir, rater=NAME, and_future=and_future)
+    async with database.begin() as connection:
+        assert await let_in(connection, late) == {"others'"}
+        assert await let_in(connection, in_room()) == ({"others'"} if and_future else set(raters))
+        said = [said_late, about_room()]
+        for one in said:
+            await submissions.store(connection, one)
+        kept = await submissions.of_session(connection, PROJECT, "room-1")
+    assert [one["feedback_id"] for one in kept] == ([] if and_future else [said[1].feedback_id])
+
+
 async def test_asking_twice_is_one_erasure_and_nobody_is_named_afterwards(
     database: Database, state_dir: Path
 ) -> None:
