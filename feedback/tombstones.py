@@ -29,6 +29,11 @@ _BURIED = text("""
     WHERE EXISTS (SELECT FROM tombstones)""")
 
 
+async def be_waited_for(connection: AsyncConnection) -> None:
+    """Have erasures wait for this transaction: who writes what was said calls it before looking for tombstones."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": WRITING_LOCK})
+
+
 def rater_subject(project: str, rater: str) -> str:
     """What a rater's tombstone is a hash of, here and in `feedback.completions`."""
     return f"rater/{project}/{rater}"
