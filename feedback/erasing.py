@@ -141,7 +141,7 @@ async def erase(connection: AsyncConnection, erasure_id: str, found: Found, *, b
         deleted = await connection.execute(delete(table).where(condition))
         name = str(table.name)
         counts[name] = counts.get(name, 0) + deleted.rowcount
-    await exposure_sums.forget(connection, [*found.names, *found.sessions])
+    await exposure_sums.forget(connection, found.project, [*found.names, *found.sessions])
     trained = tuple(sorted({dataset for dataset, split in lost if split == "train"}))
     run_ids = await _end_runs(connection, found.project, sorted({dataset for dataset, _ in lost}), by=by)
     return Erased({name: count for name, count in counts.items() if count}, trained, run_ids)
