@@ -204,6 +204,33 @@ async def test_asking_twice_is_one_erasure_and_nobody_is_named_afterwards(
     assert done.erasure_id in dump
 
 
+async def test_asking_again_adds_to_an_open_erasure_and_takes_nothing_away(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        await a_rated_completion(connection, rater=NAME, session="chat-1")
+    strange = state_dir / "notes.txt"
+    strange.write_text(NAME)
+    waiting = await erase(database, state_dir, rater=NAME)
+    week = await erase(database, state_dir, rater=NAME, retire_within_days=7)
+    for no_more in ({}, {"retire_within_days": 30}):
+        assert await erase(database, state_dir, rater=NAME, **no_more) == week
+    strange.unlink()
+    day = await erase(database, state_dir, rater=NAME, retire_within_days=1, and_future=True)
+    async with database.begin() as connection:
+        later = [a_completion(rater=rater, unit="u", session="chat-1") for rater in (NAME, None)]
+        assert await completions.insert_many(connection, later) == 0
+        entries = await audit.entries(connection, PROJECT, subject=waiting.erasure_id)
+    assert [entry.action.partition(".")[2] for entry in entries[::-1]] == [
+        "request",
+        "widen",
+        "widen",
+        "done",
+    ]
+    assert waiting.retire_by is None and week.retire_by and day.retire_by
+    assert week.erasure_id == day.erasure_id and (week.retire_by - day.retire_by).days == 5
+
+
 async def test_a_crash_between_two_phases_is_gone_on_from(
     database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,5 +393,8 @@ async def test_a_request_that_names_nobody_or_two_things_is_refused(database: Da
             await erasures.request(connection, PROJECT, rater="x" * 257, by="test")
         theirs = a_completion(project="other")
         await completions.insert_many(connection, [theirs])
-        with pytest.raises(NotFound, match="has no completion"):
-            await erasures.request(connection, PROJECT, completion_id=theirs.completion_id, by="test")
+        for _ in ("while it is there", "while it is being erased"):
+            with pytest.raises(NotFound, match="has no completion"):
+                await erasures.request(connection, PROJECT, completion_id=theirs.completion_id, by="test")
+            await erasures.request(connection, "other", completion_id=theirs.completion_id, by="test")
+            await connection.execute(text("DELETE FROM completions"))
