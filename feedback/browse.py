@@ -100,7 +100,7 @@ async def feedback_page(
     query = feedback_query(wanted)
     searched = None
     if wanted.text is not None:
-        searched = wanted.since or _now() - timedelta(days=SEARCH_DAYS)
+        searched = _search_from(wanted)
         query = query.where(said.created_at >= searched)
     if after is not None:
         anchor = await connection.scalar(
@@ -224,7 +224,7 @@ async def _search(
     oldest_first: bool,
 ) -> tuple[list[str], datetime]:
     """Ids of completions in which a text was said, and from when on was looked: a day at a time, while too few."""
-    since = wanted.since or (wanted.until or _now()) - timedelta(days=SEARCH_DAYS)
+    since = _search_from(wanted)
     first, last = (
         since.astimezone(UTC).date(),
         (wanted.until or _now() + timedelta(days=1)).astimezone(UTC).date(),
@@ -252,6 +252,10 @@ async def _search(
         if len(found) >= limit:
             break
     return found, since
+
+
+def _search_from(wanted: Wanted) -> datetime:
+    return wanted.since or (wanted.until or _now()) - timedelta(days=SEARCH_DAYS)
 
 
 async def _days_with_text(connection: AsyncConnection) -> set[date]:

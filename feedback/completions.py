@@ -125,7 +125,7 @@ def _insert() -> str:
                 SELECT FROM tombstones AS stone WHERE arriving.created_at <= stone.until AND stone.hash IN (
                     erasure_hash(completion_id),
                     erasure_hash('rater/' || project || '/' || rater),
-                    erasure_hash('session/' || project || '/' || session)
+                    CASE WHEN rater IS NULL THEN erasure_hash('session/' || project || '/' || session) END
                 )
             )
         ), said AS (

@@ -110,9 +110,13 @@ def _overlap(column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement
 
 
 async def bury(connection: AsyncConnection, erasure_id: str, found: Found) -> None:
-    """Set the tombstones of the completions and conversations that were found."""
-    conversations = (tombstones.session_subject(found.project, one) for one in found.sessions)
-    await tombstones.bury(connection, erasure_id, [*found.completion_ids, *conversations])
+    """Set the tombstones of what was found: completions for ever, conversations for as long as their rater's."""
+    await tombstones.bury(connection, erasure_id, found.completion_ids)
+    if found.rater is not None:
+        rater = tombstones.rater_subject(found.project, found.rater)
+        until = await tombstones.refused_until(connection, rater)
+        conversations = (tombstones.session_subject(found.project, one) for one in found.sessions)
+        await tombstones.bury(connection, erasure_id, conversations, until)
 
 
 async def erase(connection: AsyncConnection, erasure_id: str, found: Found, *, by: str) -> Erased:
@@ -137,7 +141,7 @@ async def erase(connection: AsyncConnection, erasure_id: str, found: Found, *, b
         deleted = await connection.execute(delete(table).where(condition))
         name = str(table.name)
         counts[name] = counts.get(name, 0) + deleted.rowcount
-    await exposure_sums.forget(connection, [*found.names, *found.sessions])
+    await exposure_sums.forget(connection, found.project, [*found.names, *found.sessions])
     trained = tuple(sorted({dataset for dataset, split in lost if split == "train"}))
     run_ids = await _end_runs(connection, found.project, sorted({dataset for dataset, _ in lost}), by=by)
     return Erased({name: count for name, count in counts.items() if count}, trained, run_ids)

@@ -1,9 +1,9 @@
 """Erasures: forget a person, or one completion, everywhere that this service knows of.
 
 An erasure is a row with phases, so a crash leaves it where it was and `advance` goes on; asking twice is one erasure.
-`requested`: the tombstone stands, nothing new gets in. `record`: every row is deleted, the adapters that learned from
-them are listed. `files`: files of this machine are clean. `done`: nothing names the person any more; hashes, times,
-counts and adapters remain, and the audit trail has two entries without a name.
+`requested`: the tombstone stands, what was made until then gets in no more. `record`: every row is deleted, the
+adapters that learned from them are listed. `files`: files of this machine are clean. `done`: nothing names the person
+any more; hashes, times, counts and adapters remain, and the audit trail has its entries without a name.
 
 Not reached: the database's write-ahead log and backups, exports that were copied, uploads, and whatever the
 applications keep themselves. The page on privacy says what to do about each.
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import audit, erasing, exports, keys, runs, taint, tombstones
@@ -68,8 +68,8 @@ async def request(
 ) -> Erasure:
     """Ask to forget a rater (as the application calls them, or by pseudonym) or a completion; refuses them from now on.
 
-    Asking again for what is being erased returns that erasure. `and_future` refuses what the rater does later, too.
-    `retire_within_days` sets the deadline for adapters that learned from it.
+    `and_future` refuses what the rater does later, too. `retire_within_days` sets the deadline for adapters that
+    learned from it. Asking again for what is being erased returns that erasure, with either added: it never shrinks.
 
     Raises:
         HoneError: not exactly one of rater and completion is named, or it names nobody.
@@ -86,12 +86,13 @@ async def request(
     await connection.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 2))"), {"name": subject}
     )
-    open_one = (erasures.c.subject_hash == subject_hash) & (erasures.c.phase != "done")
-    if found := await _where(connection, open_one):
-        return found[0]
+    deadline = None if retire_within_days is None else func.now() + timedelta(days=retire_within_days)
+    open_one = select(erasures).where(erasures.c.subject_hash == subject_hash, erasures.c.phase != "done")
+    found = (await connection.execute(open_one.with_for_update())).one_or_none()
     if kind == "completion":
-        await _check_owner(connection, project, name)
-    days = retire_within_days
+        await _check_owner(connection, project, name, found.project if found else None)
+    if found is not None:
+        return await _widen(connection, _erasure(found), subject, deadline, and_future=and_future, by=by)
     row = await connection.execute(
         erasures.insert()
         .values(
@@ -102,7 +103,7 @@ async def request(
             subject_hash=subject_hash,
             pending={"subject": name},
             requested_by=by,
-            retire_by=None if days is None else func.now() + timedelta(days=days),
+            retire_by=deadline,
         )
         .returning(erasures)
     )
@@ -115,6 +116,31 @@ async def request(
     return erasure
 
 
+async def _widen(
+    connection: AsyncConnection,
+    erasure: Erasure,
+    subject: str,
+    deadline: ColumnElement[Any] | None,
+    *,
+    and_future: bool,
+    by: str,
+) -> Erasure:
+    """Add to an open erasure what is asked for on top: the future, or an earlier deadline."""
+    wider = erasure
+    if deadline is not None:
+        # Of two deadlines the earlier: LEAST passes over one that is NULL.
+        sooner = func.least(erasures.c.retire_by, deadline)
+        wider = await _change(connection, erasure.erasure_id, retire_by=sooner)
+    until = await tombstones.refused_until(connection, subject)
+    adds_future = and_future and until < tombstones.FOR_EVER
+    if adds_future:  # Its conversations follow when it is done.
+        await tombstones.bury(connection, erasure.erasure_id, [subject])
+    if adds_future or wider != erasure:
+        detail = {"and_future": adds_future, "retire_by": wider.retire_by and wider.retire_by.isoformat()}
+        await _audit(connection, erasure, "erasure.widen", by, detail)
+    return wider
+
+
 async def _pseudonym(connection: AsyncConnection, project: str, rater: str | None) -> str:
     if not rater or len(rater) > RATER_ID_LENGTH_MAX:
         raise HoneError(
@@ -125,8 +151,10 @@ async def _pseudonym(connection: AsyncConnection, project: str, rater: str | Non
     return pseudonym(await keys.service_secret(connection, "pseudonym"), project, rater)
 
 
-async def _check_owner(connection: AsyncConnection, project: str, completion_id: str) -> None:
-    owner = await connection.scalar(
+async def _check_owner(
+    connection: AsyncConnection, project: str, completion_id: str, erased_for: str | None
+) -> None:
+    owner = erased_for or await connection.scalar(
         select(completions.c.project).where(completions.c.completion_id == completion_id)
     )
     if owner is not None and owner != project:

@@ -137,7 +137,9 @@ def _answer(row: Row, prefix: str = "") -> Row | None:
     }
 
 
-def _demonstrated(value: Any) -> Row:
+def _demonstrated(value: Any) -> Row | None:
+    if value is None:
+        return None
     return {"role": "assistant", "content": value} if isinstance(value, str) else dict(value[-1])
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, delete, func, literal, or_, select, text, update
+from sqlalchemy import ARRAY, Text, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -192,17 +192,22 @@ async def distrust(connection: AsyncConnection) -> None:
     await connection.execute(update(experiment_totals).values(basis=""))
 
 
-async def forget(connection: AsyncConnection, units: Sequence[str]) -> None:
-    """Delete every row that names one of these units or completions; the splits they were in are summed anew."""
+async def forget(connection: AsyncConnection, project: str, units: Sequence[str]) -> None:
+    """Delete a project's rows that name one of these units or completions; the splits they were of are summed anew.
+
+    A unit that is new since the last look has only a note, and requests of its own may stay: those count all the same.
+    """
     named = func.any(literal(list(units), ARRAY(Text)))
-    splits = select(exposure_sums.c.experiment_id).where(exposure_sums.c.unit == named)
+    of_project = select(experiments.c.experiment_id).where(experiments.c.project == project)
+    totals = experiment_totals.c.experiment_id
     # First what a look takes first: the two would otherwise wait for each other.
-    await connection.execute(
-        update(experiment_totals).where(experiment_totals.c.experiment_id.in_(splits)).values(basis="")
-    )
-    await connection.execute(delete(exposure_sums).where(exposure_sums.c.unit == named))
-    about = or_(exposure_changes.c.unit == named, exposure_changes.c.completion_id == named)
-    await connection.execute(delete(exposure_changes).where(about))
+    await connection.execute(select(totals).where(totals.in_(of_project)).order_by(totals).with_for_update())
+    splits = set[str]()
+    for table in (exposure_sums, exposure_changes):
+        gone = delete(table).where(table.c.unit == named, table.c.experiment_id.in_(of_project))
+        splits.update(await connection.scalars(gone.returning(table.c.experiment_id)))
+    await connection.execute(update(experiment_totals).where(totals.in_(splits)).values(basis=""))
+    await connection.execute(delete(exposure_changes).where(exposure_changes.c.completion_id == named))
 
 
 async def let_go_of_ended(connection: AsyncConnection) -> None:

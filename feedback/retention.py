@@ -4,11 +4,13 @@ Dropping a partition gives its disk space back at once and rewrites nothing, how
 transaction with its audit row; one that would have to wait for a long query is left for the next time. Rows whose id
 carries no day, and comments and corrections, which stand beside votes that stay, are deleted in small batches.
 
+What was asked and answered goes before its completion, which alone says whose it was: an erasure finds all that is
+left.
+
 Datasets keep their own copy of their rows; they lose them by erasure only.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -29,10 +31,11 @@ LOCK_TIMEOUT = "2s"
 EVERY_PROJECT = "*"
 UPPER_BOUND = re.compile(r"TO \('(\d{4}-\d{2}-\d{2})'\)")
 
-_LIVES: dict[str, Callable[[FeedbackSettings], int]] = {
-    "completion_texts": lambda settings: settings.text_retention_days,
-    "completion_redacted": lambda settings: settings.redacted_retention_days,
-    "completions": lambda settings: settings.completion_retention_days,
+# Completions last: they say whose the texts are.
+_LIVES = {
+    "completion_texts": "text_retention_days",
+    "completion_redacted": "redacted_retention_days",
+    "completions": "completion_retention_days",
 }
 
 _PARTITIONS = text("""
@@ -52,14 +55,14 @@ _FORGET_SAID = text(f"""
         effective = effective AND kind NOT IN ('comment', 'demonstration')
     WHERE feedback_id IN (SELECT feedback_id FROM feedback WHERE {_OLD_TEXT} LIMIT :rows)""")
 
+# A text whose completion is gone has no time of its own, and goes at once.
 _FORGET_OTHER = {
-    "completion_texts": "DELETE FROM completion_texts_other WHERE completion_id IN (SELECT completion_id "
-    "FROM completions_other JOIN completion_texts_other USING (completion_id) WHERE created_at < :before LIMIT :rows)",
-    "completion_redacted": "DELETE FROM completion_redacted_other WHERE completion_id IN (SELECT completion_id "
-    "FROM completions_other JOIN completion_redacted_other USING (completion_id) "
-    "WHERE created_at < :before LIMIT :rows)",
-    "completions": "DELETE FROM completions_other WHERE completion_id IN "
-    "(SELECT completion_id FROM completions_other WHERE created_at < :before LIMIT :rows)",
+    table: text(
+        f"DELETE FROM {table}_other WHERE completion_id IN (SELECT completion_id FROM {table}_other "
+        "LEFT JOIN completions_other AS whose USING (completion_id) "
+        "WHERE coalesce(whose.created_at < :before, true) LIMIT :rows)"
+    )
+    for table in _LIVES
 }
 
 
@@ -76,6 +79,15 @@ class Part:
     """As PostgreSQL estimates it."""
 
 
+def days_kept(settings: FeedbackSettings, name: str) -> int:
+    """What one of the settings `*_retention_days` comes to, in days; 0: for ever.
+
+    What was asked and answered is kept no longer than its completion, whatever its own setting says.
+    """
+    days, longest = int(getattr(settings, name)), settings.completion_retention_days
+    return min(days or longest, longest or days) if name in _LIVES.values() else days
+
+
 async def make_ahead(connection: AsyncConnection) -> int:
     """Make the partitions of the coming days; returns how many were missing."""
     made = await connection.scalar(
@@ -88,10 +100,11 @@ async def make_ahead(connection: AsyncConnection) -> int:
 async def parts(connection: AsyncConnection, settings: FeedbackSettings) -> list[Part]:
     """Every partition, by table and age."""
     found = []
-    for table, life in _LIVES.items():
+    for table, name in _LIVES.items():
+        days = days_kept(settings, name)
         for row in await connection.execute(_PARTITIONS, {"parent": table}):
             upper = UPPER_BOUND.search(row.bounds)
-            days, last = life(settings), date.fromisoformat(upper[1]) if upper else None
+            last = date.fromisoformat(upper[1]) if upper else None
             named_other = row.partition.endswith("_other")
             goes_on = None if not days or last is None or named_other else last + timedelta(days=days)
             found.append(Part(table, row.partition, goes_on, row.bytes, row.rows))
@@ -116,10 +129,13 @@ async def keep(database: Database, settings: FeedbackSettings) -> list[str]:
     async with database.begin() as connection:
         await make_ahead(connection)
         over = await due(connection, settings)
-    done = [sentence for part in over if (sentence := await _drop(database, part))]
-    for table, life in _LIVES.items():
-        if life(settings):
-            deleted = await _in_batches(database, text(_FORGET_OTHER[table]), _before(life(settings)))
+    dropped = [await _drop(database, part) for part in over if part.table != "completions"]
+    if all(dropped):  # Else a text that has to wait would lose the completion that says whose it is.
+        dropped += [await _drop(database, part) for part in over if part.table == "completions"]
+    done = [sentence for sentence in dropped if sentence]
+    for table, name in _LIVES.items():
+        if days := days_kept(settings, name):
+            deleted = await _in_batches(database, _FORGET_OTHER[table], _before(days))
             done += await _say(database, table, "rows without a day", deleted)
     if settings.feedback_text_retention_days:
         forgotten = await _in_batches(database, _FORGET_SAID, _before(settings.feedback_text_retention_days))

@@ -127,7 +127,8 @@ class FeedbackSettings(HoneSettings):
     """How long comments and corrected answers are kept, in days; votes stay. 0: for ever."""
 
     completion_retention_days: int = Field(0, ge=0)
-    """How long it is kept which version answered whom and how it went, in days; 0: for ever."""
+    """How long it is kept which version answered whom and how it went, in days; 0: for ever.
+    What was asked and answered goes with it at the latest: nobody could tell any more whose it was, and erase it."""
 
     feedback_bytes_max: int = Field(256 * 1024, gt=0)
     """Longest body of a feedback request, in bytes."""

@@ -1,8 +1,9 @@
 """What was erased stays out: tombstones refuse what still arrives from spools, late votes and imports.
 
 A tombstone is a hash under a secret of the service, so it holds no name and still recognises one. A rater's refuses
-what was made up to the erasure, or whatever comes if the erasure asked for that; a completion's and a conversation's
-refuse everything.
+what was made up to the erasure, or whatever comes if the erasure asked for that. Their conversation's does the same to
+what names nobody in it and to what is said of it as a whole: others in it are not theirs. A completion's refuses
+everything.
 """
 
 import hashlib
@@ -26,6 +27,11 @@ _BURIED = text("""
     FROM unnest(CAST(:subjects AS text[])) AS asked (subject)
     JOIN tombstones AS stone ON stone.hash = erasure_hash(asked.subject)
     WHERE EXISTS (SELECT FROM tombstones)""")
+
+
+async def be_waited_for(connection: AsyncConnection) -> None:
+    """Have erasures wait for this transaction: who writes what was said calls it before looking for tombstones."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": WRITING_LOCK})
 
 
 def rater_subject(project: str, rater: str) -> str:
@@ -53,6 +59,12 @@ async def bury(
     await connection.execute(
         statement, [{"hash": one, "erasure_id": erasure_id, "until": limit} for one in hashes]
     )
+
+
+async def refused_until(connection: AsyncConnection, subject: str) -> datetime:
+    """The moment up to which a subject that has a tombstone is refused; `FOR_EVER`: whatever comes."""
+    until: datetime = (await connection.execute(_BURIED, {"subjects": [subject]})).one().until
+    return until
 
 
 async def subject_hash(connection: AsyncConnection, subject: str) -> bytes:

@@ -130,6 +130,7 @@ def _put(batch: Batch, line: int, found: Found) -> None:
 
 async def store(connection: AsyncConnection, batch: Batch, target: Target, summary: Summary) -> list[BadRow]:
     """Store one batch and add it to the summary; returns the rows that could not be used."""
+    await tombstones.be_waited_for(connection)
     bad = [*batch.bad]
     await _store_answers(connection, [answer for _, answer in batch.answers], target, summary)
     given, unusable = await _submissions(connection, batch.said, target, summary)

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from feedback import audit, engines, keys
 from feedback.errors import HoneError
+from feedback.retention import days_kept
 from feedback.settings import FeedbackSettings
 from feedback.tables import ROLES, adapters, engine_adapters
 from monitoring.console.page import Changed, Page, Seen, console_of
@@ -101,7 +102,7 @@ async def _loaded(page: Page) -> dict[str, list[Any]]:
 
 
 def retention(record: FeedbackSettings) -> Iterator[tuple[str, int, str]]:
-    """Each setting about how long something is kept: its name, its days (0: for ever), what it means."""
+    """Each setting about how long something is kept: its name, the days it comes to (0: for ever), what it means."""
     for name, field in type(record).model_fields.items():
         if name.endswith("_retention_days"):
-            yield name, int(getattr(record, name)), (field.description or "").partition(", in days")[0] + "."
+            yield name, days_kept(record, name), (field.description or "").partition(", in days")[0] + "."

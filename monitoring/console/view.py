@@ -34,7 +34,7 @@ DONE = {
     "rest": "It rests at its next checkpoint, and goes on when you resume it.",
     "go_on": "It goes on from its last checkpoint.",
     "correct": "Kept. It can be trained on from the next run on.",
-    "erase": "Asked. Nothing new of theirs gets in from now on; a worker deletes the rest.",
+    "erase": "Asked. What was theirs until now is refused from here on, and a worker deletes it.",
     "include": "Included.",
     "exclude": "Excluded.",
     "silence": "Silenced.",

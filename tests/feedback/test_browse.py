@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import browse, submissions
@@ -142,6 +143,19 @@ async def test_a_search_goes_back_a_week_and_says_so(connection: AsyncConnection
     assert ids(page) == [recent]
     assert page.searched_since is not None
     assert abs((now - page.searched_since) - timedelta(days=7)) < timedelta(minutes=1)
+
+
+async def test_a_search_of_feedback_goes_back_a_week_from_where_it_ends(connection: AsyncConnection) -> None:
+    (one,) = await record(connection, at(1))
+    for days in (18, 26):
+        await said(connection, one, "wrong colour", kind="comment", rater=f"rater-{days}")
+    await connection.execute(
+        text("UPDATE feedback SET created_at = now() - make_interval(days => substr(rater, 7)::int)")
+    )
+    until = datetime.now(UTC) - timedelta(days=17)
+    page = await browse.feedback_page(connection, Wanted(PROJECT, text="colour", until=until))
+    assert [row["rater"] for row in page.rows] == ["rater-18"]
+    assert page.searched_since == until - timedelta(days=7)
 
 
 @pytest.mark.parametrize("many", [False, True])

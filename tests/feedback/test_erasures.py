@@ -151,6 +151,41 @@ async def test_who_comes_back_is_recorded_again_unless_the_future_is_refused_too
     assert until == FOR_EVER
 
 
+@pytest.mark.parametrize("and_future", [False, True])
+async def test_others_in_a_conversation_of_the_erased_go_on_being_recorded(
+    database: Database, state_dir: Path, and_future: bool
+) -> None:
+    raters = {"theirs": NAME, "nameless": None, "others'": OTHER}
+
+    def in_room() -> dict[str, Completion]:
+        return {
+            name: a_completion(rater=rater, unit=rater or "room-1", session="room-1")
+            for name, rater in raters.items()
+        }
+
+    async def let_in(connection: AsyncConnection, rows: dict[str, Completion]) -> set[str]:
+        return {name for name, row in rows.items() if await completions.insert_many(connection, [row])}
+
+    def about_room() -> submissions.Submission:
+        return submissions.submission(
+            project=PROJECT, session="room-1", rater=OTHER, kind="comment", value="It went well."
+        )
+
+    async with database.begin() as connection:
+        for rater in (NAME, OTHER):
+            await a_rated_completion(connection, rater=rater, session="room-1")
+    late, said_late = in_room(), about_room()
+    await erase(database, state_dir, rater=NAME, and_future=and_future)
+    async with database.begin() as connection:
+        assert await let_in(connection, late) == {"others'"}
+        assert await let_in(connection, in_room()) == ({"others'"} if and_future else set(raters))
+        said = [said_late, about_room()]
+        for one in said:
+            await submissions.store(connection, one)
+        kept = await submissions.of_session(connection, PROJECT, "room-1")
+    assert [one["feedback_id"] for one in kept] == ([] if and_future else [said[1].feedback_id])
+
+
 async def test_asking_twice_is_one_erasure_and_nobody_is_named_afterwards(
     database: Database, state_dir: Path
 ) -> None:
@@ -167,6 +202,33 @@ async def test_asking_twice_is_one_erasure_and_nobody_is_named_afterwards(
         dump = str((await connection.execute(text(kept))).all())
     assert NAME not in dump and mine.completion_id not in dump
     assert done.erasure_id in dump
+
+
+async def test_asking_again_adds_to_an_open_erasure_and_takes_nothing_away(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        await a_rated_completion(connection, rater=NAME, session="chat-1")
+    strange = state_dir / "notes.txt"
+    strange.write_text(NAME)
+    waiting = await erase(database, state_dir, rater=NAME)
+    week = await erase(database, state_dir, rater=NAME, retire_within_days=7)
+    for no_more in ({}, {"retire_within_days": 30}):
+        assert await erase(database, state_dir, rater=NAME, **no_more) == week
+    strange.unlink()
+    day = await erase(database, state_dir, rater=NAME, retire_within_days=1, and_future=True)
+    async with database.begin() as connection:
+        later = [a_completion(rater=rater, unit="u", session="chat-1") for rater in (NAME, None)]
+        assert await completions.insert_many(connection, later) == 0
+        entries = await audit.entries(connection, PROJECT, subject=waiting.erasure_id)
+    assert [entry.action.partition(".")[2] for entry in entries[::-1]] == [
+        "request",
+        "widen",
+        "widen",
+        "done",
+    ]
+    assert waiting.retire_by is None and week.retire_by and day.retire_by
+    assert week.erasure_id == day.erasure_id and (week.retire_by - day.retire_by).days == 5
 
 
 async def test_a_crash_between_two_phases_is_gone_on_from(
@@ -331,5 +393,8 @@ async def test_a_request_that_names_nobody_or_two_things_is_refused(database: Da
             await erasures.request(connection, PROJECT, rater="x" * 257, by="test")
         theirs = a_completion(project="other")
         await completions.insert_many(connection, [theirs])
-        with pytest.raises(NotFound, match="has no completion"):
-            await erasures.request(connection, PROJECT, completion_id=theirs.completion_id, by="test")
+        for _ in ("while it is there", "while it is being erased"):
+            with pytest.raises(NotFound, match="has no completion"):
+                await erasures.request(connection, PROJECT, completion_id=theirs.completion_id, by="test")
+            await erasures.request(connection, "other", completion_id=theirs.completion_id, by="test")
+            await connection.execute(text("DELETE FROM completions"))

@@ -88,6 +88,19 @@ async def test_an_answer_whose_text_was_deleted_is_left_out(connection: AsyncCon
     assert await rows(connection, "kto") == []
 
 
+@pytest.mark.parametrize("columns", ["sft", "dpo"])
+async def test_a_correction_whose_words_were_deleted_is_left_out_of_history(
+    connection: AsyncConnection, columns: str
+) -> None:
+    await said(connection, "14 days.", "demonstration")
+    await said(connection, "Until December 20.", "demonstration")
+    await connection.execute(
+        text("UPDATE feedback SET value = 'null', effective = false WHERE value = '\"14 days.\"'")
+    )
+    (row,) = await rows(connection, columns, history=True)
+    assert "Until December 20." in str(row)
+
+
 async def test_the_redacted_copy_is_what_is_exported(connection: AsyncConnection) -> None:
     one = await said(connection, True)
     await connection.execute(

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from feedback import completions, erasures, keys
 from feedback.adapters import get as get_adapter
@@ -264,6 +265,22 @@ async def test_what_a_person_had_erased_does_not_come_back(database: Database, t
     again, _ = await bring_in(database, EXPORTS / "open_webui.json")
     assert len(await all_completions(database)) == left == 2
     assert again.skipped["it was erased here"] > 0
+
+
+async def test_an_erasure_waits_for_an_import_that_looked_for_tombstones_before_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "LOCK_TIMEOUT", "50ms")
+    await bring_in(database, EXPORTS / "langfuse_observations.jsonl")
+    whose = await target(database, "langfuse")
+    [only_feedback] = batches(read_rows(EXPORTS / "langfuse_scores.csv"), FORMATS["langfuse"])
+    async with database.begin() as importing:
+        await store(importing, only_feedback, whose, Summary())
+        async with database.begin() as connection:
+            asked = await erasures.request(connection, PROJECT, rater="ada@example.org", by="test")
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await erasures.advance(database, asked.erasure_id, tmp_path)
+    assert (await erasures.advance(database, asked.erasure_id, tmp_path)).phase == "done"
 
 
 async def test_two_projects_may_import_the_same_file(database: Database) -> None:

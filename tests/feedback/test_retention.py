@@ -4,6 +4,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -69,6 +70,49 @@ async def test_completions_go_when_their_whole_month_is_over_its_time(database: 
     await retention.keep(database, settings(completion=60))
     async with database.begin() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM completions")) == 1
+
+
+@pytest.mark.parametrize("days", [0, 365])
+async def test_no_text_outlives_the_completion_that_says_whose_it_is(database: Database, days: int) -> None:
+    old = NOW - timedelta(days=130)
+    async with database.begin() as connection:
+        for name in (id_at("chatcmpl", old, "old"), "imported-1"):
+            row = orjson.loads(completions.document(a_completion(completion_id=name, created_at=old)))
+            copy = {"request": row["request"], "output_text": "Within <N>.", "found": {"N": 1}}
+            await completions.insert_documents(connection, [orjson.dumps(row | {"redacted": copy})])
+    await retention.keep(database, settings(text=days, redacted=days, completion=90))
+    async with database.begin() as connection:
+        for table in ("completions", "completion_texts", "completion_redacted"):
+            assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0, table
+
+
+async def test_a_text_without_a_day_that_has_lost_its_completion_goes(database: Database) -> None:
+    async with database.begin() as connection:
+        await completions.insert_many(connection, [a_completion(completion_id="imported-1")])
+        await connection.execute(text("DELETE FROM completions"))
+    await retention.keep(database, settings(text=30))
+    async with database.begin() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM completion_texts")) == 0
+
+
+async def test_a_completion_waits_for_a_text_that_has_to_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "50ms")
+    async with database.begin() as connection:
+        await of_age(connection, 120)
+    for left in (1, 0):
+        async with database.begin() as reading:
+            if left:
+                await reading.execute(text("SELECT count(*) FROM completion_texts"))
+            await retention.keep(database, settings(completion=60))
+            assert await reading.scalar(text("SELECT count(*) FROM completions")) == left
+
+
+def test_what_a_setting_comes_to_is_said_as_it_is_kept() -> None:
+    names = [f"{name}_retention_days" for name in ("text", "redacted", "feedback_text", "completion")]
+    assert [retention.days_kept(settings(), name) for name in names] == [30, 365, 365, 0]
+    assert [retention.days_kept(settings(completion=20), name) for name in names] == [20, 20, 365, 20]
 
 
 async def test_without_a_limit_nothing_goes(database: Database) -> None:

@@ -282,6 +282,31 @@ async def test_after_an_erasure_no_sum_names_the_rater_and_the_totals_follow(
     assert now.arm("candidate").counts["units"] == 1 and now == anew
 
 
+@pytest.mark.parametrize("project", [PROJECT, "other"])
+async def test_an_erasure_takes_no_request_that_stays_out_of_a_verdict(
+    database: Database, state_dir: Path, project: str
+) -> None:
+    """Neither of another project's unit of the same name, nor of a person who comes back before a look."""
+    gone = f"rater-{0:024x}"
+    async with database.begin() as connection:
+        experiment = await an_experiment(connection)
+        erased = a_completion(project=project, rater=gone, unit=gone, session="chat-1")
+        await insert_many(connection, [erased])
+    await kept(database, experiment)
+    async with database.begin() as connection:
+        asked = await erasures.request(connection, project, rater=gone, by="ada")
+    unit = {"rater": gone, "unit": gone} if project == PROJECT else {"rater": None, "unit": "chat-1"}
+    unknown = state_dir / "notes.txt"
+    unknown.write_text(gone)
+    assert (await erasures.advance(database, asked.erasure_id, state_dir)).phase == "record"
+    unknown.unlink()
+    async with database.begin() as connection:
+        await insert_many(connection, [a_completion(**unit, session="chat-1", **in_arm(experiment))])
+    assert (await erasures.advance(database, asked.erasure_id, state_dir)).phase == "done"
+    now, anew = await kept(database, experiment)
+    assert now.arm("candidate").counts["exposed"] == 1 and now == anew
+
+
 async def test_a_split_that_has_ended_leaves_no_sums(database: Database) -> None:
     async with database.begin() as connection:
         experiment = await an_experiment(connection)
