@@ -8,8 +8,8 @@ Three kinds are told apart, because different things follow. `input` is what peo
 perhaps train. `output` is what one fixed version answers: an incident, since its weights did not change. `feedback` is
 who votes and how: look for abuse first.
 
-The reference is the first traffic that still has its text. Where text goes after a time, or somebody is erased, it moves
-along; windows go on where the last one ended, and none is compared twice.
+The reference is the first traffic that still has its text. Where text goes after a time, or somebody is erased, it
+moves along; windows go on where the last one ended, and none is compared twice.
 """
 
 import asyncio
@@ -92,14 +92,18 @@ async def look_at(database: Database, model: Model, kind: str, state_dir: Path) 
     return found
 
 
-async def newest(connection: AsyncConnection, project: str, model: str, *, limit: int = 20) -> list[Report]:
-    """The windows compared last, newest first."""
+async def newest(
+    connection: AsyncConnection, project: str, model: str, *, kind: str | None = None, limit: int = 20
+) -> list[Report]:
+    """The windows compared last, of one kind or of all, newest first."""
     query = (
         select(drift_reports)
         .where(drift_reports.c.project == project, drift_reports.c.model == model)
         .order_by(drift_reports.c.window_to.desc(), drift_reports.c.kind)
         .limit(limit)
     )
+    if kind is not None:
+        query = query.where(drift_reports.c.kind == kind)
     return [_report(row) for row in await connection.execute(query)]
 
 
@@ -163,9 +167,7 @@ async def _rows(
     )
 
 
-async def _earlier(
-    connection: AsyncConnection, model: Model, champion: Adapter, kind: str
-) -> list[Report]:
+async def _earlier(connection: AsyncConnection, model: Model, champion: Adapter, kind: str) -> list[Report]:
     """Windows that were compared with traffic since the promotion, newest first."""
     query = (
         select(drift_reports)

@@ -16,6 +16,7 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.models import Model
 from feedback.policy import ModelPolicy
+from feedback.watch_tables import drift_reports
 from monitoring import alerts
 from monitoring.alert_rules import Condition, conditions
 from monitoring.deliveries import Message, deliver, read_secret, senders, sign
@@ -223,6 +224,31 @@ async def test_a_rule_the_policy_leaves_out_raises_nothing(database: Database) -
     async with database.begin() as connection:
         await models.change_policy(connection, PROJECT, "support", {"alerts": {"rules": []}}, by="ada")
     assert await found(database) == []
+
+
+async def test_drift_of_one_kind_is_told_however_many_windows_of_another_came_since(
+    database: Database,
+) -> None:
+    await a_service(database)
+    now = datetime.now(UTC) + timedelta(hours=1)
+
+    def compared(kind: str, number: int, *, alarm: bool) -> dict[str, Any]:
+        moments = dict.fromkeys(
+            ("reference_from", "window_from", "window_to"), now + timedelta(minutes=number)
+        )
+        about = {
+            "report_id": f"{kind}-{number}",
+            "project": PROJECT,
+            "model": "support",
+            "kind": kind,
+            "rows": 500,
+        }
+        return about | moments | {"drifted": alarm, "alarm": alarm, "tests": [], "sentence": "They changed."}
+
+    rows = [compared("feedback", 0, alarm=True), *(compared("input", n, alarm=n < 25) for n in range(1, 26))]
+    async with database.begin() as connection:
+        await connection.execute(drift_reports.insert(), rows)
+    assert [rule for rule, _ in await found(database) if rule.endswith("_drift")] == ["feedback_drift"]
 
 
 async def test_a_webhook_is_signed_and_sent_again_until_it_is_taken(database: Database) -> None:
