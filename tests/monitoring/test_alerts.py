@@ -321,9 +321,52 @@ async def test_a_receiver_that_is_gone_for_days_is_given_up(database: Database) 
     async def refuse(message: Message) -> None:
         raise ConnectionError("nobody is there")
 
-    await deliver(database, {"webhook": refuse})
+    [said] = await deliver(database, {"webhook": refuse})
+    assert said.endswith(": nobody is there; it is given up.")
     await make_due(database)
     assert await deliver(database, {"webhook": refuse}) == []
+
+
+async def test_a_receiver_that_was_away_hears_of_an_alert_before_it_hears_of_its_end(
+    database: Database,
+) -> None:
+    await a_service(database)
+    sent: list[tuple[str, str]] = []
+
+    async def refuse(message: Message) -> None:
+        raise ConnectionError("nobody is there")
+
+    async def send(message: Message) -> None:
+        sent.append((message.channel, message.message["type"]))
+
+    await raise_it(database, DRIFT, channels=("webhook", "slack"))
+    await deliver(database, {"webhook": refuse, "slack": send})
+    await raise_it(database, channels=("webhook", "slack"))
+    for _ in range(2):
+        await deliver(database, {"webhook": send, "slack": send})
+    assert sent == [("slack", "alert.firing"), ("slack", "alert.resolved")], "the webhook's pause goes on"
+    await make_due(database)
+    for _ in range(2):
+        await deliver(database, {"webhook": send, "slack": send})
+    assert sent[2:] == [("webhook", "alert.firing"), ("webhook", "alert.resolved")]
+
+
+async def test_a_channel_that_breaks_in_no_foreseen_way_keeps_no_other_from_being_told(
+    database: Database,
+) -> None:
+    await a_service(database)
+    sent: list[str] = []
+
+    async def broken(message: Message) -> None:
+        raise KeyError("port")
+
+    async def send(message: Message) -> None:
+        sent.append(message.channel)
+
+    await raise_it(database, DRIFT, channels=("email", "webhook"))
+    [said] = await deliver(database, {"email": broken, "webhook": send})
+    assert said.endswith(": KeyError('port'); it is tried again.") and sent == ["webhook"]
+    assert await deliver(database, {"email": broken, "webhook": send}) == [], "it waits in its pause"
 
 
 @pytest.mark.parametrize(
@@ -333,6 +376,9 @@ async def test_a_receiver_that_is_gone_for_days_is_given_up(database: Database) 
         ({"alert_webhook_url": "http://127.0.0.1:1", "alert_webhook_secret": "whsec_short"}, "24 to 64"),
         ({"alert_email_to": ("ada@shop.example",)}, "alert_smtp_url is not"),
         ({"alert_email_to": ("a@b.c",), "alert_smtp_url": "mail.example"}, "smtp://user:password@host"),
+        ({"alert_email_to": ("a@b.c",), "alert_smtp_url": "smtp://host:port"}, "smtp://user:password@host"),
+        ({"alert_slack_url": "hooks.slack.com/services/T0"}, "alert_slack_url cannot be read"),
+        ({"alert_webhook_url": "http://[::1", "alert_webhook_secret": SECRET}, "alert_webhook_url cannot be"),
     ],
 )
 def test_a_channel_that_cannot_work_is_refused_at_the_start(settings: dict[str, Any], says: str) -> None:
