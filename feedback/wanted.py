@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from feedback.errors import HoneError
@@ -132,6 +132,15 @@ def feedback_query(wanted: Wanted) -> Select[Any]:
         )
         .where(*conditions)
     )
+
+
+def says(texts: Any, words: str) -> ColumnElement[bool]:
+    """Whether a row of `texts`, said or redacted, has these words in the answer or anywhere in what was asked.
+
+    The model's own name does not count: every request has it.
+    """
+    asked = cast(texts.c.request.op("-")(literal("model", Text)), Text)
+    return or_(texts.c.output_text.ilike(pattern(words)), asked.ilike(json_pattern(words)))
 
 
 def pattern(words: str) -> str:
