@@ -44,7 +44,8 @@ CONTROL = "control"
 """The state of null adapters. No move begins or ends there: they answer beside a candidate, and are never shipped."""
 
 AUTOMATIC_ACTOR = "hone"
-REFERENCE = re.compile(r"(?P<model>[^@]+)@(?P<version>\d{1,9})")
+VERSION_NUMBER = re.compile(r"[0-9]{1,9}")  # Longer ones are no integers to PostgreSQL.
+REFERENCE = re.compile(rf"(?P<model>[^@]+)@(?P<version>{VERSION_NUMBER.pattern})")
 
 
 @dataclass(frozen=True, slots=True)

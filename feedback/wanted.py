@@ -12,6 +12,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from feedback.errors import HoneError
 from feedback.tables import completions, feedback
 
+YEAR_MIN, YEAR_MAX = 1970, 9000
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -34,6 +36,18 @@ class Wanted:
     stored: bool = False
     """Of completions: only answers to chats that were asked to be stored (`store: true`, or imported with consent)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a time from which no days can be counted back.
+
+        Raises:
+            HoneError: it is before the first year or after the last of which there can be a record.
+        """
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and not YEAR_MIN <= moment.year <= YEAR_MAX:
+                raise HoneError(
+                    f"{name} is {moment.isoformat()}; expected a time from {YEAR_MIN} to {YEAR_MAX}."
+                )
 
 
 def model_and_version(asked: str | None) -> tuple[str | None, int | None]:

@@ -14,6 +14,7 @@ from sqlalchemy import and_, exists, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback.adapters import VERSION_NUMBER
 from feedback.completions import day_of, with_text
 from feedback.errors import HoneError, NotFound
 from feedback.tables import completion_redacted, completion_texts, feedback
@@ -212,6 +213,6 @@ def _days(ids: Sequence[str]) -> list[Any]:
 
 
 def _number(value: str) -> int:
-    if not value.isdecimal():
-        raise HoneError(f"version is '{value}'; expected a number, such as 7.")
+    if not VERSION_NUMBER.fullmatch(value):
+        raise HoneError(f"version is '{value}'; expected a number of nine digits at most, such as 7.")
     return int(value)

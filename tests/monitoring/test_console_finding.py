@@ -103,3 +103,40 @@ async def test_an_open_page_hears_of_an_alert_and_of_its_end(database: Database)
             await alerts.bring_up_to_date(connection, model, found, channels=[])
             seen.append(await state(connection, PROJECT))
     assert seen[0] != seen[1] == seen[2] != seen[3]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/feedback?version=99999999999",
+        "/feedback?q=%00",
+        "/feedback?arm=%00&version=%D9%A3",
+        "/feedback/chatcmpl-%00",
+        "/model/support@99999999999",
+        "/model/%00@1",
+        "/playground?version=%00",
+        "/review?item=%00",
+    ],
+)
+async def test_a_value_that_the_record_cannot_hold_gets_a_sentence(web: httpx.AsyncClient, path: str) -> None:
+    answer = await web.get(path)
+    assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/settings/keys", {"name": "shop", "role": "app", "days": "999999999999"}),
+        ("/settings/keys", {"name": "sh\0p", "role": "app"}),
+        ("/settings/erasures", {"rater": "jane", "sure": "erase", "days": "999999999999"}),
+        ("/settings/erasures", {"completion_id": "\0", "sure": "erase"}),
+    ],
+)
+async def test_a_form_with_such_a_value_changes_nothing_and_says_so(
+    web: httpx.AsyncClient, database: Database, path: str, fields: dict[str, str]
+) -> None:
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await web.get(path.replace("/keys", ""))).text)[0]
+    answer = await web.post(path, data={"csrf": token, **fields})
+    assert answer.status_code in (400, 404), answer.text
+    async with database.begin() as connection:
+        assert len(await keys.in_project(connection, PROJECT)) == 1
