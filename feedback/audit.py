@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.tables import audit
@@ -73,12 +73,40 @@ async def write(
 
 
 async def entries(
-    connection: AsyncConnection, project: str, *, subject: str | None = None, limit: int = 100
+    connection: AsyncConnection,
+    project: str,
+    *,
+    subject: str | None = None,
+    action: str | None = None,
+    limit: int = 100,
 ) -> list[AuditEntry]:
     """The newest entries of a project, newest first."""
-    query = select(audit).where(audit.c.project == project).order_by(audit.c.sequence.desc()).limit(limit)
+    query = _newest(project, limit)
     if subject is not None:
         query = query.where(audit.c.subject == subject)
+    if action is not None:
+        query = query.where(audit.c.action == action)
+    return await _read(connection, query)
+
+
+async def decisions(
+    connection: AsyncConnection, project: str, model: str, *, limit: int = 100
+) -> list[AuditEntry]:
+    """What was decided last about versions of a model; a champion's retirement is told with what replaced it."""
+    about, what = (func.split_part(audit.c.action, ".", part) for part in (1, 2))
+    query = _newest(project, limit).where(
+        func.split_part(audit.c.subject, "@", 1) == model,
+        about.in_(("adapter", "experiment", "rollout")),
+        what.not_in(("register", "replace", "start")),
+    )
+    return await _read(connection, query)
+
+
+def _newest(project: str, limit: int) -> Select[Any]:
+    return select(audit).where(audit.c.project == project).order_by(audit.c.sequence.desc()).limit(limit)
+
+
+async def _read(connection: AsyncConnection, query: Select[Any]) -> list[AuditEntry]:
     return [
         AuditEntry(
             row.sequence, row.at, row.project, row.actor, row.action, row.subject, row.detail, row.hash

@@ -13,10 +13,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Select,
-    Text,
     and_,
-    cast,
-    or_,
     select,
     text,
     tuple_,
@@ -28,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback.completions import day_of, is_one, plain, with_text
 from feedback.errors import HoneError, NotFound
 from feedback.tables import completion_redacted, completion_texts, completions, feedback, models
-from feedback.wanted import Wanted, completion_conditions, feedback_query, json_pattern, pattern
+from feedback.wanted import Wanted, completion_conditions, feedback_query, says
 
 PAGE_ROWS = 50
 PAGE_ROWS_MAX = 1000
@@ -234,13 +231,7 @@ async def _search(
     for day in sorted(days, reverse=not oldest_first):
         saying = union(
             *(
-                select(table.c.completion_id).where(
-                    table.c.day == day,
-                    or_(
-                        table.c.output_text.ilike(pattern(wanted.text or "")),
-                        cast(table.c.request, Text).ilike(json_pattern(wanted.text or "")),
-                    ),
-                )
+                select(table.c.completion_id).where(table.c.day == day, says(table, wanted.text or ""))
                 for table in TEXTS
             )
         )

@@ -28,6 +28,9 @@ UNUSABLE = ("08", "28", "3D", "53", "57")
 """Classes of SQLSTATE: connection, who may log in, which database, resources, operator intervention."""
 AWAY = ("08", "57", "53", "40")
 """Classes of SQLSTATE: connection, operator intervention, resources, and a transaction to be tried again."""
+NO_TEXT = ("22021", "22P05")
+"""SQLSTATE of a text with a character that no text may have, as it is and within JSON."""
+TOO_LARGE = "22003"
 
 
 class Database:
@@ -124,6 +127,20 @@ def why_unusable(error: OSError | DBAPIError) -> str | None:
     if not isinstance(error, OperationalError) and sqlstate[:2] not in UNUSABLE:
         return None
     return str((error.orig.__cause__ or error.orig) if error.orig else error)
+
+
+def unstorable(error: BaseException) -> HoneError | None:
+    """The caller's mistake, where a value came that PostgreSQL cannot hold; None where the mistake may be ours."""
+    if not isinstance(error, DBAPIError):
+        return None
+    sqlstate, said = getattr(error.orig, "sqlstate", None), str(error.orig)
+    if sqlstate in NO_TEXT or "codec can't encode" in said:
+        return HoneError(
+            "A text in this request has a character that the record cannot hold: a NUL, or half of one. Take it out."
+        )
+    if sqlstate == TOO_LARGE or "value out of int" in said:
+        return HoneError("A number in this request is larger than the record can hold. Send a smaller one.")
+    return None
 
 
 async def notify_registry(connection: AsyncConnection, payload: str) -> None:

@@ -24,6 +24,7 @@ from feedback.erasing import Found
 from feedback.erasure_files import clean
 from feedback.errors import HoneError, NotFound
 from feedback.ids import RATER_ID_LENGTH_MAX, new_id, pseudonym
+from feedback.moments import check_days
 from feedback.privacy_tables import erasures
 from feedback.tables import completions
 
@@ -76,6 +77,7 @@ async def request(
     """
     if (rater is None) == (completion_id is None):
         raise HoneError("Name what to erase: either a rater or a completion.")
+    check_days("The deadline for the adapters", retire_within_days)
     kind, name = (
         ("rater", await _pseudonym(connection, project, rater)) if rater else ("completion", completion_id)
     )

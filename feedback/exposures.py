@@ -212,12 +212,16 @@ async def units_met(
 
 _EACH = f"""
 SELECT unit, arm, propensity, sign(coalesce(net, 0)) :: float8 AS reward,
-       CASE WHEN CAST(:key AS text) IS NULL THEN NULL ELSE texts.metadata ->> :key END AS segment
+       coalesce(said.metadata, redacted.metadata) ->> CAST(:key AS text) AS segment,
+       CAST(:key AS text) IS NULL OR coalesce(said.completion_id, redacted.completion_id) IS NOT NULL AS known
 FROM completions
 LEFT JOIN ({NET_VOTES}) AS votes USING (completion_id)
-LEFT JOIN completion_texts AS texts
-       ON CAST(:key AS text) IS NOT NULL AND texts.completion_id = completions.completion_id
-      AND texts.day = completions.day
+LEFT JOIN completion_texts AS said
+       ON CAST(:key AS text) IS NOT NULL AND said.completion_id = completions.completion_id
+      AND said.day = completions.day
+LEFT JOIN completion_redacted AS redacted
+       ON CAST(:key AS text) IS NOT NULL AND redacted.completion_id = completions.completion_id
+      AND redacted.day = completions.day
 WHERE experiment_id = :experiment_id AND propensity IS NOT NULL
 ORDER BY completions.completion_id
 """
@@ -230,7 +234,10 @@ async def each(
     votes: FeedbackPolicy | None = None,
     segment_key: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Every exposure with its `reward` (1 voted up, -1 down, 0 neither) and, of metadata, the value of one key."""
+    """Every exposure with its `reward` (1 voted up, -1 down, 0 neither) and, of metadata, the value of one key.
+
+    `known` is False where the value is asked for and the metadata are no longer kept, redacted or not.
+    """
     values = {
         "project": experiment.project,
         "experiment_id": experiment.experiment_id,

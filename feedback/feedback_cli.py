@@ -71,11 +71,11 @@ def moment(given: str | None, name: str) -> datetime | None:
     """
     if given is None:
         return None
-    if given[:-1].isdigit() and given[-1] in AGO:
-        return datetime.now(UTC) - timedelta(seconds=int(given[:-1]) * AGO[given[-1]])
     try:
+        if given[:-1].isdigit() and given[-1] in AGO:
+            return datetime.now(UTC) - timedelta(seconds=int(given[:-1]) * AGO[given[-1]])
         return datetime.fromisoformat(given).astimezone()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise HoneError(
             f"{name} '{given}' is no time; expected 2026-05-29, 2026-05-29T13:46, or 90m, 12h, 7d, 2w ago."
         ) from error

@@ -19,6 +19,7 @@ from feedback import audit
 from feedback.database import notify_registry
 from feedback.errors import HoneError, NotFound
 from feedback.ids import new_id
+from feedback.moments import check_days
 from feedback.tables import ROLES, keys, projects, secrets
 
 DEFAULT_PROJECT = "default"
@@ -60,7 +61,7 @@ async def create(
     """Make a key; the second value is the key itself, which nobody can read again.
 
     Raises:
-        HoneError: the role is unknown, or a limit is not positive.
+        HoneError: the role is unknown, a limit is not positive, or the lifetime is past all planning.
     """
     if role not in ROLES:
         raise HoneError(f"Role '{role}' is unknown; expected one of {', '.join(ROLES)}.")
@@ -68,6 +69,7 @@ async def create(
         raise HoneError(
             f"requests_per_minute = {requests_per_minute}; expected a positive number, or none for no limit."
         )
+    check_days("The lifetime of the key", lifetime_days)
     if not PROJECT_NAME.fullmatch(project):
         raise HoneError(
             f"Project name '{project}' cannot be used: expected 1-63 characters of a-z, 0-9, '_' and '-'."

@@ -122,6 +122,17 @@ async def in_project(
     return [Review(**row._mapping) for row in await connection.execute(query)]
 
 
+async def decided(connection: AsyncConnection, project: str, model: str, *, limit: int) -> list[Review]:
+    """What somebody decided about, the newest decision first."""
+    query = (
+        select(reviews)
+        .where(reviews.c.project == project, reviews.c.model == model, reviews.c.status != "waiting")
+        .order_by(reviews.c.decided_at.desc().nulls_last(), reviews.c.review_id.desc())
+        .limit(limit)
+    )
+    return [Review(**row._mapping) for row in await connection.execute(query)]
+
+
 async def with_texts(
     connection: AsyncConnection,
     project: str,

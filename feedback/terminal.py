@@ -19,7 +19,7 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback.database import Database, why_unusable
+from feedback.database import Database, unstorable, why_unusable
 from feedback.errors import HoneError
 from feedback.settings import FeedbackSettings
 
@@ -94,6 +94,8 @@ def with_database(work: Callable[[Database], Awaitable[Result]], *, shows_itself
         with nullcontext() if shows_itself else patience():
             return asyncio.run(connected())
     except (OSError, DBAPIError) as error:
+        if (mistake := unstorable(error)) is not None:
+            raise mistake from error
         if (reason := why_unusable(error)) is not None:
             raise HoneError(
                 f"The database cannot be used: {reason}. Is the service up, and HONE_DATABASE_URL right? "

@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from feedback.adapters import VERSION_NUMBER
 from feedback.errors import HoneError
 from feedback.tables import completions, feedback
+
+YEAR_MIN, YEAR_MAX = 1970, 9000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,18 @@ class Wanted:
     stored: bool = False
     """Of completions: only answers to chats that were asked to be stored (`store: true`, or imported with consent)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a time from which no days can be counted back.
+
+        Raises:
+            HoneError: it is before the first year or after the last of which there can be a record.
+        """
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and not YEAR_MIN <= moment.year <= YEAR_MAX:
+                raise HoneError(
+                    f"{name} is {moment.isoformat()}; expected a time from {YEAR_MIN} to {YEAR_MAX}."
+                )
 
 
 def model_and_version(asked: str | None) -> tuple[str | None, int | None]:
@@ -133,6 +147,15 @@ def feedback_query(wanted: Wanted) -> Select[Any]:
         )
         .where(*conditions)
     )
+
+
+def says(texts: Any, words: str) -> ColumnElement[bool]:
+    """Whether a row of `texts`, said or redacted, has these words in the answer or anywhere in what was asked.
+
+    The model's own name does not count: every request has it.
+    """
+    asked = cast(texts.c.request.op("-")(literal("model", Text)), Text)
+    return or_(texts.c.output_text.ilike(pattern(words)), asked.ilike(json_pattern(words)))
 
 
 def pattern(words: str) -> str:

@@ -15,6 +15,7 @@ from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.experiments import CHAMPION_ARM
 from feedback.ids import version_name
 from feedback.models import Model
+from feedback.watch_tables import DRIFT_KINDS
 from monitoring.drift import newest
 
 Severity = Literal["warning", "critical"]
@@ -122,17 +123,16 @@ def _many(failed: int, requests: int) -> bool:
 
 async def _drift(connection: AsyncConnection, model: Model) -> list[Condition]:
     champion = await adapters.champion(connection, model.project, model.model)
-    found: dict[str, Condition] = {}
-    for report in reversed(await newest(connection, model.project, model.model)):
-        # What was compared with the traffic of an earlier champion says nothing of this one.
-        if report.reference_from < champion.updated_at:
-            continue
-        rule = f"{report.kind}_drift"
-        found.pop(rule, None)
-        if report.alarm:
-            severity: Severity = "critical" if report.kind == "output" else "warning"
-            found[rule] = Condition(rule, severity, f"'{model.model}', {report.kind}: {report.sentence}")
-    return list(found.values())
+    found: list[Condition] = []
+    for kind in DRIFT_KINDS:
+        for report in await newest(connection, model.project, model.model, kind=kind, limit=1):
+            # What was compared with the traffic of an earlier champion says nothing of this one.
+            if report.alarm and report.reference_from >= champion.updated_at:
+                severity: Severity = "critical" if kind == "output" else "warning"
+                found.append(
+                    Condition(f"{kind}_drift", severity, f"'{model.model}', {kind}: {report.sentence}")
+                )
+    return found
 
 
 async def _training(connection: AsyncConnection, model: Model) -> list[Condition]:

@@ -19,7 +19,7 @@ def costs() -> None:
 @app.command("cost")
 def cost(
     model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
-    days: Annotated[float, typer.Option(min=0.01, help="How far back, in days.")] = 30.0,
+    days: Annotated[float, typer.Option(min=0.01, max=3660, help="How far back, in days.")] = 30.0,
     project: Annotated[
         str, typer.Option(help="Project to work in.", envvar="HONE_PROJECT")
     ] = DEFAULT_PROJECT,

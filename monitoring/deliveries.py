@@ -2,7 +2,8 @@
 
 A message is claimed for a minute, sent, then marked. Whoever dies in between leaves it to be sent again, under the same
 `webhook-id`, by which a receiver knows it. A receiver that does not answer is tried again with growing pauses for three
-days. Webhooks are signed as standardwebhooks.com describes: HMAC-SHA256 over id, timestamp and body.
+days, and hears of an alert's end only after its beginning. Webhooks are signed as standardwebhooks.com describes:
+HMAC-SHA256 over id, timestamp and body.
 """
 
 import asyncio
@@ -10,16 +11,17 @@ import base64
 import hashlib
 import hmac
 import smtplib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, FromClause, and_, exists, select, update
 
 from feedback.database import Database
 from feedback.errors import HoneError
@@ -33,6 +35,9 @@ PAUSE_SECONDS_MAX = 3600.0
 GIVE_UP_DAYS = 3.0
 AT_ONCE = 20
 SECRET_PREFIX = "whsec_"
+WEB = (("http", "https"), "https://host/path")
+TELLING = (OSError, httpx.HTTPError, smtplib.SMTPException)
+"""Errors whose text alone says what stood in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,14 @@ def senders(settings: MonitoringSettings) -> dict[str, Send]:
                 "alert_webhook_url is set, but alert_webhook_secret is not: an unsigned webhook can be forged. "
                 "Set it to 'whsec_' and 24 to 64 random bytes in base64."
             )
+        _read_address("alert_webhook_url", settings.alert_webhook_url, *WEB)
         found["webhook"] = _webhook(
             settings.alert_webhook_url, read_secret(settings.alert_webhook_secret.get_secret_value())
         )
     if settings.alert_slack_url is not None:
-        found["slack"] = _slack(settings.alert_slack_url.get_secret_value())
+        slack_url = settings.alert_slack_url.get_secret_value()
+        _read_address("alert_slack_url", slack_url, *WEB)
+        found["slack"] = _slack(slack_url)
     if settings.alert_email_to:
         if settings.alert_smtp_url is None:
             raise HoneError(
@@ -107,10 +115,10 @@ async def deliver(database: Database, channels: Mapping[str, Send]) -> list[str]
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await channels[message.channel](message)
-        except (OSError, TimeoutError, httpx.HTTPError, smtplib.SMTPException) as error:
-            why = str(error) or type(error).__name__
-            await _note(database, message, error=why)
-            failed.append(f"{message.channel} did not take {message.delivery_id}: {why}; it is tried again.")
+        except Exception as error:  # Whatever is wrong with one channel keeps no other from telling.
+            why = (str(error) if isinstance(error, TELLING) else "") or repr(error)
+            then = "tried again" if await _note(database, message, error=why) else "given up"
+            failed.append(f"{message.channel} did not take {message.delivery_id}: {why}; it is {then}.")
         else:
             await _note(database, message, error=None)
     return failed
@@ -118,13 +126,20 @@ async def deliver(database: Database, channels: Mapping[str, Send]) -> list[str]
 
 async def _claim(database: Database, channels: list[str]) -> list[Message]:
     now = datetime.now(UTC)
+    before = alert_deliveries.alias("before")
     due = (
         select(alert_deliveries.c.delivery_id)
         .where(
-            alert_deliveries.c.delivered_at.is_(None),
-            alert_deliveries.c.given_up_at.is_(None),
+            _waits(alert_deliveries),
             alert_deliveries.c.next_attempt_at <= now,
             alert_deliveries.c.channel.in_(channels),
+            # Told out of order, a receiver that was away for a while takes what is over for what goes on.
+            ~exists().where(
+                _waits(before),
+                before.c.alert_id == alert_deliveries.c.alert_id,
+                before.c.channel == alert_deliveries.c.channel,
+                before.c.created_at < alert_deliveries.c.created_at,
+            ),
         )
         .order_by(alert_deliveries.c.created_at)
         .limit(AT_ONCE)
@@ -149,7 +164,12 @@ async def _claim(database: Database, channels: list[str]) -> list[Message]:
         )
 
 
-async def _note(database: Database, message: Message, *, error: str | None) -> None:
+def _waits(messages: FromClause) -> ColumnElement[bool]:
+    return and_(messages.c.delivered_at.is_(None), messages.c.given_up_at.is_(None))
+
+
+async def _note(database: Database, message: Message, *, error: str | None) -> bool:
+    """Keep how an attempt ended; whether another one follows."""
     now = datetime.now(UTC)
     values: dict[str, Any] = {"error": error}
     if error is None:
@@ -165,6 +185,16 @@ async def _note(database: Database, message: Message, *, error: str | None) -> N
             .where(alert_deliveries.c.delivery_id == message.delivery_id)
             .values(**values)
         )
+    return "next_attempt_at" in values
+
+
+def _read_address(setting: str, url: str, schemes: Sequence[str], expected: str) -> SplitResult:
+    """The address in a setting, which the message does not quote: it may hold a password."""
+    with suppress(ValueError):  # What no address can be, and a port that is no number.
+        address = urlsplit(url)
+        if address.scheme in schemes and address.hostname and address.port != 0:
+            return address
+    raise HoneError(f"{setting} cannot be read; expected {expected}.")
 
 
 def _webhook(url: str, key: bytes) -> Send:
@@ -197,11 +227,9 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
 
 
 def _email(settings: MonitoringSettings, url: str) -> Send:
-    address = urlsplit(url)
-    if address.scheme not in ("smtp", "smtps") or not address.hostname:
-        raise HoneError(
-            "alert_smtp_url cannot be read; expected smtp://user:password@host:587 or smtps://..."
-        )
+    address = _read_address(
+        "alert_smtp_url", url, ("smtp", "smtps"), "smtp://user:password@host:587 or smtps://..."
+    )
 
     def hand_over(letter: EmailMessage) -> None:
         secure = address.scheme == "smtps"

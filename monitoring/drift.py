@@ -7,6 +7,9 @@ Evidently explains, and a page that cannot be drawn changes no decision.
 Three kinds are told apart, because different things follow. `input` is what people ask: evaluate on newer prompts,
 perhaps train. `output` is what one fixed version answers: an incident, since its weights did not change. `feedback` is
 who votes and how: look for abuse first.
+
+The reference is the first traffic that still has its text. Where text goes after a time, or somebody is erased, it
+moves along; windows go on where the last one ended, and none is compared twice.
 """
 
 import asyncio
@@ -39,6 +42,8 @@ from monitoring.two_samples import Column
 
 WINDOWS_AT_ONCE = 5
 PAGES = "drift"
+INSTANT = timedelta(microseconds=1)
+"""PostgreSQL tells no two moments apart that are closer."""
 
 log = structlog.get_logger(__name__)
 
@@ -87,14 +92,18 @@ async def look_at(database: Database, model: Model, kind: str, state_dir: Path) 
     return found
 
 
-async def newest(connection: AsyncConnection, project: str, model: str, *, limit: int = 20) -> list[Report]:
-    """The windows compared last, newest first."""
+async def newest(
+    connection: AsyncConnection, project: str, model: str, *, kind: str | None = None, limit: int = 20
+) -> list[Report]:
+    """The windows compared last, of one kind or of all, newest first."""
     query = (
         select(drift_reports)
         .where(drift_reports.c.project == project, drift_reports.c.model == model)
         .order_by(drift_reports.c.window_to.desc(), drift_reports.c.kind)
         .limit(limit)
     )
+    if kind is not None:
+        query = query.where(drift_reports.c.kind == kind)
     return [_report(row) for row in await connection.execute(query)]
 
 
@@ -103,11 +112,13 @@ async def _next_window(
 ) -> Report | None:
     policy = model.policy.drift
     champion = await adapters.champion(connection, model.project, model.model)
-    reference = await _rows(connection, model, champion, kind, champion.updated_at, policy.reference_rows)
+    earlier = await _earlier(connection, model, champion, kind)
+    # Text that went does not come back: before the last reference, months of rows without any would be read each time.
+    since = earlier[0].reference_from - INSTANT if earlier else champion.updated_at
+    reference = await _rows(connection, model, champion, kind, since, policy.reference_rows)
     if len(reference) < policy.reference_rows:
         return None
-    earlier = await _earlier(connection, model, kind, reference[0].created_at)
-    after = earlier[0].window_to if earlier else reference[-1].created_at
+    after = max([reference[-1].created_at, *(one.window_to for one in earlier[:1])])
     window = await _rows(connection, model, champion, kind, after, policy.window_rows)
     if len(window) < policy.window_rows:
         return None
@@ -156,17 +167,15 @@ async def _rows(
     )
 
 
-async def _earlier(
-    connection: AsyncConnection, model: Model, kind: str, reference_from: datetime
-) -> list[Report]:
-    """Windows that were compared with the same reference, newest first."""
+async def _earlier(connection: AsyncConnection, model: Model, champion: Adapter, kind: str) -> list[Report]:
+    """Windows that were compared with traffic since the promotion, newest first."""
     query = (
         select(drift_reports)
         .where(
             drift_reports.c.project == model.project,
             drift_reports.c.model == model.model,
             drift_reports.c.kind == kind,
-            drift_reports.c.reference_from == reference_from,
+            drift_reports.c.reference_from >= champion.updated_at,
         )
         .order_by(drift_reports.c.window_to.desc())
     )

@@ -40,20 +40,26 @@ def replay(
     if where and not (key and value):
         raise HoneError(f"--where {where}: expected KEY=VALUE of the requests' metadata, such as plan=pro.")
 
-    async def work(connection: Any) -> Replay:
+    async def work(connection: Any) -> tuple[Replay, int]:
         experiment: Experiment = await experiments.get(connection, project, experiment_id)
         policy = (await models.get(connection, project, experiment.model)).policy
         logged = await exposures.each(
             connection, experiment, votes=policy.feedback, segment_key=key if where else None
         )
         rule = giving(give, to=value, otherwise=otherwise) if where else giving(give)
-        return estimate([Choice(**one) for one in logged], rule)
+        known = [one for one in logged if one.pop("known")]
+        if logged and not known:
+            raise HoneError(
+                f"--where {where}: the metadata of all {len(logged)} requests are over their time and deleted, so "
+                "nobody can tell which these were. Leave --where out, or keep texts or redacted copies for longer."
+            )
+        return estimate([Choice(**one) for one in known], rule), len(logged) - len(known)
 
-    found = in_record(work)
+    found, left_out = in_record(work)
     if as_json:
         from dataclasses import asdict
 
-        show_one(asdict(found), as_json=True)
+        show_one(asdict(found) | {"requests_left_out": left_out}, as_json=True)
         return
     to = f"`{give}` for {where}, `{otherwise}` for the rest" if where else f"`{give}` for everybody"
     console.print(f"If it had been {to}: net approval per request, with 95% intervals")
@@ -66,3 +72,5 @@ def replay(
         "people would tell who all met the rule.",
         highlight=False,
     )
+    if left_out:
+        console.print(f"Left out: {left_out} requests whose metadata are no longer kept.", highlight=False)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from feedback.database import is_outage
+from feedback.database import is_outage, unstorable
 from feedback.desk import away
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound, Refused
 from feedback.mistakes import explain
@@ -79,13 +79,15 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         return refusal(request.url.path, _no_such_route(request, error), title=error.detail)
 
-    async def outage(request: Request, error: Exception) -> Response:
+    async def from_database(request: Request, error: Exception) -> Response:
+        if (mistake := unstorable(error)) is not None:
+            return _refused(request, mistake)
         if not is_outage(error):
             raise error
         return _refused(request, away())
 
     for kind in OF_THE_DATABASE:
-        app.add_exception_handler(kind, outage)
+        app.add_exception_handler(kind, from_database)
 
     @app.exception_handler(Exception)
     async def mistake(request: Request, error: Exception) -> Response:

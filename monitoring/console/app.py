@@ -13,13 +13,13 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feedback import keys
-from feedback.database import Database
+from feedback.database import Database, unstorable
 from feedback.errors import Conflict, HoneError, IllegalMove, NotFound
 from feedback.mistakes import explain
 from feedback.settings import FeedbackSettings
@@ -168,6 +168,12 @@ def _add_error_pages(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         title = "There is no such page" if error.status_code == 404 else str(error.detail)
         return _error_page(error.status_code, title, f"{request.method} {request.url.path}: {error.detail}.")
+
+    @app.exception_handler(DBAPIError)
+    async def from_database(request: Request, error: DBAPIError) -> Response:
+        if (mistake := unstorable(error)) is None:
+            raise error
+        return _error_page(400, "That did not work", str(mistake))
 
     @app.exception_handler(OSError)
     async def unreachable(request: Request, error: OSError) -> Response:

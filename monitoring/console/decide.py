@@ -97,7 +97,6 @@ async def show(page: Seen) -> Response:
         await _evidence(page, one, detail=number == 0)
         for number, one in enumerate(standing.waiting(versions))
     ]
-    told = await audit.entries(connection, page.project)
     return page.show(
         "decide.html",
         champion=champion,
@@ -105,7 +104,7 @@ async def show(page: Seen) -> Response:
         several=experiment is None and sum(one["version"].state == "approved" for one in waiting) > 1,
         canary=None if experiment is None else await _canary(page, experiment, versions),
         back=_restored(champion, versions),
-        decisions=[one for one in told if _is_decision(one, model.model)][:DECISIONS_SHOWN],
+        decisions=await audit.decisions(connection, page.project, model.model, limit=DECISIONS_SHOWN),
     )
 
 
@@ -244,17 +243,6 @@ async def _canary(page: Page, experiment: experiments.Experiment, versions: list
         "sides": await comparison.sides(page.connection, experiment, names, champion=champion),
         "exposure": {one.step: one for one in await comparison.exposure(page.connection, experiment)},
     }
-
-
-def _is_decision(entry: audit.AuditEntry, model: str) -> bool:
-    """Whether somebody decided about a version; a champion's retirement is told with what replaced it."""
-    about, what = entry.action.partition(".")[::2]
-    told_elsewhere = what in ("register", "replace", "start")
-    return (
-        entry.subject.partition("@")[0] == model
-        and about in ("adapter", "experiment", "rollout")
-        and not told_elsewhere
-    )
 
 
 def _restored(champion: Adapter, versions: list[Adapter]) -> Adapter | None:

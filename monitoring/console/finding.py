@@ -14,10 +14,12 @@ from sqlalchemy import and_, exists, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from feedback.adapters import VERSION_NUMBER
 from feedback.completions import day_of, with_text
 from feedback.errors import HoneError, NotFound
 from feedback.tables import completion_redacted, completion_texts, feedback
 from feedback.tables import completions as rows
+from feedback.wanted import says
 
 SECONDS_MAX = 0.12
 ROWS_FIRST = 500
@@ -152,13 +154,12 @@ def _fits(asked: Asked) -> Any:
 
 
 def _says(newest: Any, words: str) -> Any:
-    """Whether the answer or the conversation has these words, as they were said or redacted."""
-    pattern = "%" + words.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+    """Whether the answer or what was asked has these words, as they were said or redacted."""
     said = [
         exists().where(
             one.c.completion_id == newest.c.completion_id,
             one.c.day == newest.c.day,
-            or_(one.c.output_text.ilike(pattern), one.c.request["messages"].astext.ilike(pattern)),
+            says(one, words),
         )
         for one in (completion_texts, completion_redacted)
     ]
@@ -212,6 +213,6 @@ def _days(ids: Sequence[str]) -> list[Any]:
 
 
 def _number(value: str) -> int:
-    if not value.isdecimal():
-        raise HoneError(f"version is '{value}'; expected a number, such as 7.")
+    if not VERSION_NUMBER.fullmatch(value):
+        raise HoneError(f"version is '{value}'; expected a number of nine digits at most, such as 7.")
     return int(value)

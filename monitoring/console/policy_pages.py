@@ -93,7 +93,13 @@ async def _show(
 ) -> Response:
     if page.model is None:
         return page.show("start.html")
-    told = await audit.entries(page.connection, page.project, subject=page.model.model)
+    changes = await audit.entries(
+        page.connection,
+        page.project,
+        subject=page.model.model,
+        action="model.change_policy",
+        limit=CHANGES_SHOWN,
+    )
     return page.show(
         "policy.html",
         status=400 if trouble else 200,
@@ -101,7 +107,7 @@ async def _show(
         trouble=trouble,
         wrong=section,
         typed=typed or {},
-        changes=[one for one in told if one.action == "model.change_policy"][:CHANGES_SHOWN],
+        changes=changes,
     )
 
 

@@ -23,6 +23,8 @@ SELECT (SELECT max(sequence) FROM audit),
        (SELECT string_agg(engine || healthy, ',' ORDER BY engine) FROM engines),
        (SELECT string_agg(erasure_id || phase || coalesce(waits_for, ''), ',' ORDER BY erasure_id) FROM erasures
         WHERE project = :project AND (phase <> 'done' OR finished_at > now() - interval '1 hour')),
+       (SELECT string_agg(alert_id || severity || md5(sentence), ',' ORDER BY alert_id) FROM alerts
+        WHERE project = :project AND state = 'firing'),
        (SELECT max(created_at) FROM feedback WHERE project = :project)
 """)
 

@@ -22,8 +22,6 @@ async def show(page: Seen, item: str = "") -> Response:
         return page.show("start.html")
     asked = page.connection, page.project
     waiting = await review.with_texts(*asked, model=page.model.model, limit=WAITING_SHOWN)
-    every = await review.in_project(*asked, model=page.model.model, status=None, limit=1000)
-    decided = [one for one in every if one.status != "waiting"]
     here = next((number for number, one in enumerate(waiting) if one["review_id"] == item), 0)
     return page.show(
         "review.html",
@@ -33,7 +31,7 @@ async def show(page: Seen, item: str = "") -> Response:
         following=waiting[here + 1]["review_id"] if here + 1 < len(waiting) else None,
         left=len(waiting),
         most=WAITING_SHOWN,
-        decided=decided[-DECIDED_SHOWN:][::-1],
+        decided=await review.decided(*asked, page.model.model, limit=DECIDED_SHOWN),
     )
 
 

@@ -3,11 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import text
+
 from feedback import experiments, exposures, submissions
-from feedback.completions import insert_many
+from feedback.completions import document, insert_documents, insert_many
 from feedback.database import Database
 from feedback.experiments import Experiment
 from feedback.exposures import UnitCounts
+from feedback.privacy_policy import PrivacyPolicy
+from feedback.redact import redact_row
 from tests.builders import PROJECT, a_completion, a_rated_completion, an_adapter
 
 
@@ -96,3 +100,28 @@ async def test_each_exposure_has_its_reward_and_the_segment_that_metadata_names(
     seen = {(one["unit"], one["arm"], one["propensity"], one["reward"], one["segment"]) for one in found}
     assert seen == {("rater-a", "candidate", 0.01, -1.0, "pro"), ("rater-b", "champion", 0.99, 0.0, None)}
     assert {one["segment"] for one in plain} == {None}
+
+
+async def test_a_segment_is_known_from_the_redacted_copy_too_and_unknown_once_no_text_is_kept(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        experiment = await an_experiment(connection)
+        rows = [
+            a_completion(unit=unit, metadata='{"plan": "pro"}', **in_arm(experiment))
+            for unit in ("redacted", "gone")
+        ]
+        everything = PrivacyPolicy(redaction="everything")
+        await insert_documents(connection, [redact_row(document(row), everything) for row in rows])
+        await insert_many(connection, [a_completion(unit="without", **in_arm(experiment))])
+        await connection.execute(
+            text(
+                "DELETE FROM completion_redacted USING completions "
+                "WHERE unit = 'gone' AND completions.completion_id = completion_redacted.completion_id"
+            )
+        )
+        found = await exposures.each(connection, experiment, segment_key="plan")
+        plain = await exposures.each(connection, experiment)
+    seen = {one["unit"]: (one["segment"], one["known"]) for one in found}
+    assert seen == {"redacted": ("pro", True), "gone": (None, False), "without": (None, True)}
+    assert all(one["known"] for one in plain)

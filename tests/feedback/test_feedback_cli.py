@@ -108,6 +108,11 @@ def test_feedback_is_exported_as_json_lines_and_as_parquet(database_url: str, tm
             "--since 'yesterday' is no time; expected 2026-05-29",
         ),
         (
+            ("completion", "list", "--since", "99999999999w"),
+            "--since '99999999999w' is no time; expected 2026-05-29",
+        ),
+        (("completion", "list", "--until", "0001-01-02"), "until is 0001-01-02.*; expected a time from 1970"),
+        (
             ("completion", "list", "--model", "support@new"),
             "'support@new' names no version; expected a model such as support",
         ),

@@ -16,6 +16,7 @@ from feedback.database import Database
 from feedback.errors import HoneError
 from feedback.models import Model
 from feedback.policy import ModelPolicy
+from feedback.watch_tables import drift_reports
 from monitoring import alerts
 from monitoring.alert_rules import Condition, conditions
 from monitoring.deliveries import Message, deliver, read_secret, senders, sign
@@ -225,6 +226,31 @@ async def test_a_rule_the_policy_leaves_out_raises_nothing(database: Database) -
     assert await found(database) == []
 
 
+async def test_drift_of_one_kind_is_told_however_many_windows_of_another_came_since(
+    database: Database,
+) -> None:
+    await a_service(database)
+    now = datetime.now(UTC) + timedelta(hours=1)
+
+    def compared(kind: str, number: int, *, alarm: bool) -> dict[str, Any]:
+        moments = dict.fromkeys(
+            ("reference_from", "window_from", "window_to"), now + timedelta(minutes=number)
+        )
+        about = {
+            "report_id": f"{kind}-{number}",
+            "project": PROJECT,
+            "model": "support",
+            "kind": kind,
+            "rows": 500,
+        }
+        return about | moments | {"drifted": alarm, "alarm": alarm, "tests": [], "sentence": "They changed."}
+
+    rows = [compared("feedback", 0, alarm=True), *(compared("input", n, alarm=n < 25) for n in range(1, 26))]
+    async with database.begin() as connection:
+        await connection.execute(drift_reports.insert(), rows)
+    assert [rule for rule, _ in await found(database) if rule.endswith("_drift")] == ["feedback_drift"]
+
+
 async def test_a_webhook_is_signed_and_sent_again_until_it_is_taken(database: Database) -> None:
     await a_service(database)
     async with web_receiver() as receiver:
@@ -295,9 +321,52 @@ async def test_a_receiver_that_is_gone_for_days_is_given_up(database: Database) 
     async def refuse(message: Message) -> None:
         raise ConnectionError("nobody is there")
 
-    await deliver(database, {"webhook": refuse})
+    [said] = await deliver(database, {"webhook": refuse})
+    assert said.endswith(": nobody is there; it is given up.")
     await make_due(database)
     assert await deliver(database, {"webhook": refuse}) == []
+
+
+async def test_a_receiver_that_was_away_hears_of_an_alert_before_it_hears_of_its_end(
+    database: Database,
+) -> None:
+    await a_service(database)
+    sent: list[tuple[str, str]] = []
+
+    async def refuse(message: Message) -> None:
+        raise ConnectionError("nobody is there")
+
+    async def send(message: Message) -> None:
+        sent.append((message.channel, message.message["type"]))
+
+    await raise_it(database, DRIFT, channels=("webhook", "slack"))
+    await deliver(database, {"webhook": refuse, "slack": send})
+    await raise_it(database, channels=("webhook", "slack"))
+    for _ in range(2):
+        await deliver(database, {"webhook": send, "slack": send})
+    assert sent == [("slack", "alert.firing"), ("slack", "alert.resolved")], "the webhook's pause goes on"
+    await make_due(database)
+    for _ in range(2):
+        await deliver(database, {"webhook": send, "slack": send})
+    assert sent[2:] == [("webhook", "alert.firing"), ("webhook", "alert.resolved")]
+
+
+async def test_a_channel_that_breaks_in_no_foreseen_way_keeps_no_other_from_being_told(
+    database: Database,
+) -> None:
+    await a_service(database)
+    sent: list[str] = []
+
+    async def broken(message: Message) -> None:
+        raise KeyError("port")
+
+    async def send(message: Message) -> None:
+        sent.append(message.channel)
+
+    await raise_it(database, DRIFT, channels=("email", "webhook"))
+    [said] = await deliver(database, {"email": broken, "webhook": send})
+    assert said.endswith(": KeyError('port'); it is tried again.") and sent == ["webhook"]
+    assert await deliver(database, {"email": broken, "webhook": send}) == [], "it waits in its pause"
 
 
 @pytest.mark.parametrize(
@@ -307,6 +376,9 @@ async def test_a_receiver_that_is_gone_for_days_is_given_up(database: Database) 
         ({"alert_webhook_url": "http://127.0.0.1:1", "alert_webhook_secret": "whsec_short"}, "24 to 64"),
         ({"alert_email_to": ("ada@shop.example",)}, "alert_smtp_url is not"),
         ({"alert_email_to": ("a@b.c",), "alert_smtp_url": "mail.example"}, "smtp://user:password@host"),
+        ({"alert_email_to": ("a@b.c",), "alert_smtp_url": "smtp://host:port"}, "smtp://user:password@host"),
+        ({"alert_slack_url": "hooks.slack.com/services/T0"}, "alert_slack_url cannot be read"),
+        ({"alert_webhook_url": "http://[::1", "alert_webhook_secret": SECRET}, "alert_webhook_url cannot be"),
     ],
 )
 def test_a_channel_that_cannot_work_is_refused_at_the_start(settings: dict[str, Any], says: str) -> None:

@@ -81,6 +81,35 @@ async def test_traffic_like_before_is_no_drift_and_is_compared_once(
         assert len(await newest(connection, PROJECT, "support")) == 3
 
 
+async def test_windows_go_on_where_they_were_when_the_references_first_texts_go(
+    database: Database, state_dir: Path
+) -> None:
+    await a_service(database)
+    await traffic(database, 0, 400)
+    await traffic(database, 400, 200, poem=True)
+    before = [one for one in await look(database, state_dir) if one.kind == "input"]
+    assert [(one.drifted, one.alarm) for one in before] == [(False, False), (True, True)]
+    async with database.begin() as connection:
+        gone = "completion_id IN (SELECT completion_id FROM completions ORDER BY created_at LIMIT 50)"
+        await connection.execute(text(f"DELETE FROM completion_texts WHERE {gone}"))
+    assert await look(database, state_dir) == []
+    await traffic(database, 600, 200, poem=True)
+    [report] = [one for one in await look(database, state_dir) if one.kind == "input"]
+    assert report.window_from > before[-1].window_to and report.drifted
+    assert report.reference_from > before[-1].reference_from
+
+
+async def test_a_promotion_begins_a_new_reference(database: Database, state_dir: Path) -> None:
+    await a_service(database)
+    await traffic(database, 0, 400)
+    [before] = [one for one in await look(database, state_dir) if one.kind == "input"]
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE adapters SET updated_at = :at"), {"at": before.window_to})
+    await traffic(database, 400, 400, poem=True)
+    [report] = [one for one in await look(database, state_dir) if one.kind == "input"]
+    assert report.reference_from > before.window_to and not report.drifted
+
+
 async def test_people_who_ask_for_something_else_are_input_drift_only(
     database: Database, state_dir: Path
 ) -> None:

@@ -1,11 +1,19 @@
 """Replayed splits against simulations in which the truth is known."""
 
+import asyncio
 import random
 
 import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner, Result
 
+from deploy.cli import app
+from feedback import experiments
+from feedback.completions import insert_many
+from feedback.database import Database
 from feedback.errors import HoneError
 from monitoring.replay import Choice, give, replay
+from tests.builders import a_completion, an_adapter
 
 
 def logged(
@@ -81,3 +89,33 @@ def test_what_cannot_be_known_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(HoneError, match=complaint):
         replay(choices, rule)  # type: ignore[arg-type]
+
+
+async def test_requests_whose_metadata_are_gone_are_left_out_of_where_and_counted(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HONE_DATABASE_URL", database_url)
+    async with database.begin() as connection:
+        split = await experiments.start_canary(
+            connection, await an_adapter(connection, state="approved"), by="ada"
+        )
+        arms = [{"arm": arm, "propensity": 0.5, "metadata": f'{{"plan": "{plan}"}}'} for arm, plan in TRUTH]
+        rows = [
+            a_completion(experiment_id=split.experiment_id, unit=f"unit-{number}", **arms[number % 4])
+            for number in range(12)
+        ]
+        await insert_many(connection, rows)
+
+    async def replayed(gone: int) -> Result:
+        ids = [row.completion_id for row in rows[:gone]]
+        async with database.begin() as connection:
+            await connection.execute(
+                text("DELETE FROM completion_texts WHERE completion_id = ANY(:ids)"), {"ids": ids}
+            )
+        asked = ["replay", split.experiment_id, "--where", "plan=pro"]
+        return await asyncio.to_thread(CliRunner().invoke, app, asked)
+
+    assert "Left out" not in (await replayed(0)).output
+    some = (await replayed(4)).output
+    assert "8 requests of 8 people" in some and "Left out: 4 requests whose metadata are" in some
+    assert "the metadata of all 12 requests are over their time" in str((await replayed(12)).exception)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,32 @@ async def test_a_batch_of_langfuse_may_be_as_long_as_its_clients_make_it(running
     signed_in = (key["key_id"], running.key)
     answer = await running.client.post("/api/public/ingestion", json={"batch": [trace]}, auth=signed_in)
     assert answer.status_code == 207, answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/admin/v1/completions?model=support@99999999", None),
+        ("GET", "/admin/v1/completions?rater=%00", None),
+        ("GET", "/admin/v1/completions?text=%00", None),
+        ("GET", "/admin/v1/completions?since=0001-01-01T00:00:00%2B14:00", None),
+        ("GET", "/admin/v1/completions?text=a&until=0001-01-01T00:00:00Z", None),
+        ("GET", "/admin/v1/feedback?name=%00", None),
+        ("GET", "/admin/v1/audit?subject=%00", None),
+        ("GET", "/admin/v1/adapters/%00", None),
+        ("GET", "/v1/chat/completions?model=%00", None),
+        ("GET", "/v1/chat/completions/chatcmpl-%00", None),
+        ("POST", "/admin/v1/keys", {"role": "app", "name": "shop", "lifetime_days": 1e12}),
+        ("POST", "/admin/v1/keys", {"role": "app", "name": "shop", "requests_per_minute": 10**12}),
+        ("POST", "/admin/v1/keys", {"role": "app", "name": "sh\0p"}),
+        ("POST", "/admin/v1/models", {"model": "third", "base_model": "t\0ny", "policy": {}}),
+        ("POST", "/admin/v1/erasures", {"rater": "jane", "retire_within_days": 1e12}),
+        ("POST", "/admin/v1/erasures", {"completion_id": "chatcmpl-\0"}),
+    ],
+)
+async def test_a_value_that_the_record_cannot_hold_gets_a_sentence(
+    running: Running, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    answer = await running.client.request(method, path, json=body)
+    assert answer.status_code < 500, answer.text
+    assert body is None or answer.status_code in (400, 404, 422), answer.text
