@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import adapters, experiments, models, rollouts, several_arms, version_files
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.allocations import Rule
-from feedback.errors import IllegalMove
+from feedback.errors import HoneError, IllegalMove
 from feedback.experiments import Experiment
 
 
@@ -139,7 +139,16 @@ async def abort(
 async def roll_back(
     connection: AsyncConnection, project: str, model: str, *, to: str | None = None, by: str, reason: str = ""
 ) -> Adapter:
-    """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too."""
+    """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too.
+
+    Raises:
+        HoneError: `to` is a version of another model.
+    """
+    if to is not None and (other := adapters.parse_reference(to)[0]) != model:
+        raise HoneError(
+            f"'{to}' is a version of '{other}', and the model to roll back is '{model}'. Name a version of '{model}', "
+            f"or roll back '{other}'."
+        )
     if await experiments.of_model(connection, project, model) is not None:
         await abort(connection, project, model, by=by, reason="the champion is rolled back")
     restored = await adapters.roll_back(connection, project, model, to=to, by=by, reason=reason)
