@@ -384,6 +384,16 @@ async def test_a_section_of_the_policy_is_saved_at_once_or_not_at_all(
     assert [one.action for one in told].count("model.change_policy") == 1
 
 
+async def test_the_audit_page_shows_the_newest_hash_and_what_it_cannot_see(
+    console: RunningConsole, database: Database
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        page = (await client.get("/settings/audit")).text
+    async with database.begin() as connection:
+        assert (await audit.newest(connection))[1] in page
+    assert "cut off at the end do not show here" in page
+
+
 async def test_a_run_is_paused_resumed_and_cancelled_from_its_page(
     browser: Browser, console: RunningConsole, database: Database
 ) -> None:
