@@ -2,12 +2,13 @@
 
 import pytest
 
-from feedback import audit, models, run_requests
+from feedback import audit, models, run_requests, runs
 from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.run_requests import search_of
 from tests.builders import PROJECT, a_model
 from tests.interleaved import meanwhile
+from tests.retrain.record import queued_run
 
 
 async def test_of_two_policy_changes_at_once_both_hold(database: Database) -> None:
@@ -52,3 +53,25 @@ async def test_a_search_that_was_cancelled_does_not_begin(database: Database) ->
         await run_requests.cancel(connection, PROJECT, asked.request_id, by="ada")
         with pytest.raises(IllegalMove, match="is 'refused'"):
             await run_requests.begin_search(connection, asked)
+
+
+async def test_a_run_that_was_resumed_before_it_rested_is_not_put_to_rest(database: Database) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        await runs.request_pause(connection, PROJECT, run.run_id, by="ada")
+    async with database.begin() as connection:
+        await runs.resume(connection, PROJECT, run.run_id, by="ada")
+        worker = await meanwhile(database, lambda other: runs.rest(other, run.run_id))
+    assert await worker is False
+    async with database.begin() as connection:
+        assert (await runs.by_id(connection, run.run_id)).status == "queued"
+
+
+async def test_a_run_that_starts_while_it_is_resumed_goes_on_running(database: Database) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        await runs.request_pause(connection, PROJECT, run.run_id, by="ada")
+    async with database.begin() as connection:
+        await runs.start(connection, run.run_id)
+        ada = await meanwhile(database, lambda other: runs.resume(other, PROJECT, run.run_id, by="ada"))
+    assert (await ada).status == "running"
