@@ -2,11 +2,11 @@
 
 import pytest
 
-from feedback import audit, models, run_requests, runs
+from feedback import audit, models, run_requests, runs, shipping
 from feedback.database import Database
-from feedback.errors import IllegalMove
+from feedback.errors import HoneError, IllegalMove
 from feedback.run_requests import search_of
-from tests.builders import PROJECT, a_model
+from tests.builders import PROJECT, a_model, an_adapter
 from tests.interleaved import meanwhile
 from tests.retrain.record import queued_run
 
@@ -26,6 +26,33 @@ async def test_of_two_policy_changes_at_once_both_hold(database: Database) -> No
     async with database.begin() as connection:
         policy = (await models.get(connection, PROJECT, "support")).policy
     assert (policy.approval, policy.privacy.redaction) == ("automatic", "everything")
+
+
+async def test_of_two_canaries_started_at_once_the_second_is_told_of_the_first(database: Database) -> None:
+    async with database.begin() as connection:
+        await an_adapter(connection, state="approved")
+        await an_adapter(connection, state="approved")
+    async with database.begin() as connection:
+        await shipping.start_canary(connection, PROJECT, "support@1", by="ada")
+        bob = await meanwhile(
+            database, lambda other: shipping.start_canary(other, PROJECT, "support@2", by="bob")
+        )
+    with pytest.raises(HoneError, match="already splits its traffic"):
+        await bob
+
+
+async def test_a_canary_started_during_a_promotion_is_compared_with_the_new_champion(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        first = await an_adapter(connection, state="approved")
+        await an_adapter(connection, state="approved")
+    async with database.begin() as connection:
+        await shipping.promote(connection, PROJECT, "support@1", by="ada")
+        bob = await meanwhile(
+            database, lambda other: shipping.start_canary(other, PROJECT, "support@2", by="bob")
+        )
+    assert (await bob).arm("champion").adapter_id == first.adapter_id
 
 
 async def test_a_cancellation_that_comes_too_late_says_so_and_leaves_no_entry(database: Database) -> None:
