@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, func, literal, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback.tables import audit
@@ -55,6 +56,8 @@ async def write(
     ).one_or_none()
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
     at = datetime.now(UTC)
+    # PostgreSQL keeps numbers, not their spelling: -0.0 comes back as 0.0, 1e16 as a whole number.
+    detail = (await connection.execute(select(literal(detail, JSONB)))).scalar_one()
     entry_hash = _entry_hash(previous, sequence, at, project, actor, action, subject, detail)
     await connection.execute(
         audit.insert().values(

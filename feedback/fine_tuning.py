@@ -7,7 +7,7 @@ succeeded, whatever the gate said: the name is pinned, so nobody meets it who di
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -216,12 +216,12 @@ async def attach(
     *,
     fine_tuned_model: str,
 ) -> None:
-    """Put the run behind the job, and reserve the job's name."""
-    await connection.execute(
-        update(jobs)
-        .where(jobs.c.job_id == job.job_id)
-        .values(status="queued", run_id=run_id, fine_tuned_model=fine_tuned_model)
-    )
+    """Put the run behind the job, and reserve the job's name.
+
+    Raises:
+        IllegalMove: somebody has cancelled or paused it.
+    """
+    await _move(connection, job, WAITING, status="queued", run_id=run_id, fine_tuned_model=fine_tuned_model)
 
 
 async def of_run(connection: AsyncConnection, project: str, run_id: str) -> Job | None:
@@ -243,18 +243,22 @@ async def keep_results(
 
 
 async def set_status(connection: AsyncConnection, job: Job, status: str) -> None:
-    """Where a job without a run stands."""
-    await connection.execute(update(jobs).where(jobs.c.job_id == job.job_id).values(status=status))
+    """Where a job without a run stands from now on; nobody else moves it until the transaction ends.
+
+    Raises:
+        IllegalMove: somebody has moved it since `job` was read.
+    """
+    await _move(connection, job, (job.status,), status=status)
 
 
 async def fail(connection: AsyncConnection, job: Job, *, code: str, message: str, param: str | None) -> None:
-    """End a job whose files cannot be trained on."""
+    """End a job whose files cannot be trained on.
+
+    Raises:
+        IllegalMove: as `attach`.
+    """
     error = {"code": code, "message": message, "param": param}
-    await connection.execute(
-        update(jobs)
-        .where(jobs.c.job_id == job.job_id)
-        .values(status="failed", error=error, finished_at=func.now())
-    )
+    await _move(connection, job, WAITING, status="failed", error=error, finished_at=func.now())
     await audit.write(
         connection,
         project=job.project,
@@ -348,7 +352,22 @@ async def named(connection: AsyncConnection) -> list[Named]:
     return [Named(*row) for row in await connection.execute(query)]
 
 
+async def _move(connection: AsyncConnection, job: Job, since: Collection[str], **values: Any) -> None:
+    """Change a job that has no run and is in one of the states `since`."""
+    one = (jobs.c.job_id == job.job_id, jobs.c.run_id.is_(None), jobs.c.status.in_(since))
+    moved = await connection.scalar(update(jobs).where(*one).values(**values).returning(jobs.c.job_id))
+    if moved is None:
+        now = await get(connection, job.project, job.job_id)
+        raise IllegalMove(
+            f"{job.job_id} was '{job.status}' and is '{now.status}' by now; it is left as it is."
+        )
+
+
 async def _unended(connection: AsyncConnection, project: str, job_id: str) -> Job:
+    """A job that has not ended, and that nobody else moves until the transaction ends."""
+    # Read only once it is held: the worker may be putting a run behind it.
+    one = select(jobs.c.job_id).where(jobs.c.project == project, jobs.c.job_id == job_id)
+    await connection.execute(one.with_for_update())
     job = await get(connection, project, job_id)
     if job.status in ENDED:
         raise IllegalMove(f"{job_id} has ended as '{job.status}'; it cannot change any more.")

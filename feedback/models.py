@@ -112,6 +112,21 @@ async def get(connection: AsyncConnection, project: str, model: str) -> Model:
     return _model(row)
 
 
+async def hold(connection: AsyncConnection, project: str, model: str) -> Model:
+    """A model that nobody else decides about until this transaction ends.
+
+    Whoever changes its policy, or which of its versions meet people, holds it before reading what the change rests on:
+    that is still so when it is written, and no two decisions wait for each other.
+
+    Raises:
+        NotFound: as `get`.
+    """
+    named = select(models.c.model).where(models.c.project == project, models.c.model == model)
+    # A lock on the key as well would keep every row that refers to the model waiting: completions, runs, versions.
+    await connection.execute(named.with_for_update(key_share=True))
+    return await get(connection, project, model)
+
+
 async def in_project(connection: AsyncConnection, project: str) -> list[Model]:
     """The models of a project by name."""
     query = select(models).where(models.c.project == project).order_by(models.c.model)
@@ -135,7 +150,7 @@ async def change_policy(
         HoneError: the result is not a valid policy.
         NotFound: it names a fixed set that nobody uploaded.
     """
-    before = await get(connection, project, model)
+    before = await hold(connection, project, model)
     policy = read_policy(_merged(before.policy.model_dump(mode="json"), changes))
     if policy.training.replay_file != before.policy.training.replay_file:
         await _check_fixed_set(connection, project, policy)

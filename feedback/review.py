@@ -179,17 +179,14 @@ def checked_status(status: str) -> str | None:
     return None if status == "all" else status
 
 
-async def get(connection: AsyncConnection, project: str, review_id: str) -> Review:
-    """One review.
+async def get(connection: AsyncConnection, project: str, review_id: str, *, lock: bool = False) -> Review:
+    """One review; with `lock` one that nobody else decides until this transaction ends.
 
     Raises:
         NotFound: the project has none of this id.
     """
-    row = (
-        await connection.execute(
-            select(reviews).where(reviews.c.project == project, reviews.c.review_id == review_id)
-        )
-    ).one_or_none()
+    query = select(reviews).where(reviews.c.project == project, reviews.c.review_id == review_id)
+    row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
     if row is None:
         raise NotFound(
             f"Project '{project}' has no review '{review_id}'. `hone review list` shows what waits."
@@ -206,7 +203,7 @@ async def approve(
         NotFound: there is no such review.
         IllegalMove: it does not wait any more.
     """
-    found = await get(connection, project, review_id)
+    found = await get(connection, project, review_id, lock=True)
     if found.status != "waiting":
         raise IllegalMove(
             f"{review_id} is '{found.status}' since {found.decided_by} decided. "
@@ -278,16 +275,18 @@ async def forget(connection: AsyncConnection, completion_ids: Sequence[str]) -> 
 async def _of(connection: AsyncConnection, project: str, subject: str) -> Review:
     """The review of that id, or the one about the whole completion of that id, made if there is none."""
     if subject.startswith("rev-"):
-        return await get(connection, project, subject)
+        return await get(connection, project, subject, lock=True)
     model = await _model_of(connection, project, subject)
     new = _new(
         project, model, subject, kind="completion", reason="taken up by an operator", proposed_by="operator"
     )
     await connection.execute(new.on_conflict_do_nothing())
     found = await connection.execute(
-        select(reviews).where(
+        select(reviews)
+        .where(
             reviews.c.project == project, reviews.c.completion_id == subject, reviews.c.kind == "completion"
         )
+        .with_for_update()
     )
     return Review(**found.one()._mapping)
 

@@ -4,7 +4,7 @@ Planning reads the whole record and needs the training side, which neither has. 
 transaction that queues its run or freezes its rows; a search runs meanwhile, and may be cancelled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -108,13 +108,13 @@ def search_of(trials: int, sampler: str) -> dict[str, Any]:
 
 
 async def begin_search(connection: AsyncConnection, request: RunRequest) -> str:
-    """Say that a search has begun; returns its id."""
+    """Say that a search has begun; returns its id.
+
+    Raises:
+        IllegalMove: it does not wait any more.
+    """
     search_id = new_id("search")
-    await connection.execute(
-        update(run_requests)
-        .where(run_requests.c.request_id == request.request_id)
-        .values(status="running", search_id=search_id)
-    )
+    await _move(connection, request.request_id, ("waiting",), status="running", search_id=search_id)
     return search_id
 
 
@@ -126,13 +126,12 @@ async def cancel(connection: AsyncConnection, project: str, request_id: str, *, 
         IllegalMove: it has been answered.
     """
     request = await get(connection, project, request_id)
-    if request.status not in UNANSWERED:
-        raise IllegalMove(f"{request_id} is '{request.status}'; only what waits or runs can be cancelled.")
-    await answer(connection, request_id, refusal="Cancelled on request.")
+    # The trail first, then the request, as for whoever queues a run: the two would otherwise wait for each other.
     await audit.write(
         connection, project=project, actor=by, action="run.cancel_request", subject=request.model,
         detail={"request_id": request_id, "kind": request.kind},
     )  # fmt: skip
+    await answer(connection, request_id, refusal="Cancelled on request.")
 
 
 async def get(connection: AsyncConnection, project: str, request_id: str) -> RunRequest:
@@ -176,16 +175,35 @@ async def answer(
     dataset_id: str | None = None,
     refusal: str | None = None,
 ) -> None:
-    """Say what came of a request, unless that was said before."""
-    await connection.execute(
-        update(run_requests)
-        .where(run_requests.c.request_id == request_id, run_requests.c.status.in_(UNANSWERED))
-        .values(
-            status="done" if refusal is None else "refused",
-            plan=None if plan is None else dict(plan),
-            run_id=run_id,
-            dataset_id=dataset_id,
-            refusal=refusal,
-            finished_at=func.now(),
-        )
+    """Say what came of a request; what was done for it belongs to the same transaction.
+
+    Raises:
+        IllegalMove: it has been answered or cancelled.
+    """
+    await _move(
+        connection,
+        request_id,
+        UNANSWERED,
+        status="done" if refusal is None else "refused",
+        plan=None if plan is None else dict(plan),
+        run_id=run_id,
+        dataset_id=dataset_id,
+        refusal=refusal,
+        finished_at=func.now(),
     )
+
+
+async def _move(connection: AsyncConnection, request_id: str, since: Collection[str], **values: Any) -> None:
+    """Change a request that is in one of the states `since`."""
+    one = run_requests.c.request_id == request_id
+    moved = await connection.scalar(
+        update(run_requests)
+        .where(one, run_requests.c.status.in_(since))
+        .values(**values)
+        .returning(run_requests.c.request_id)
+    )
+    if moved is None:
+        status = await connection.scalar(select(run_requests.c.status).where(one))
+        raise IllegalMove(
+            f"{request_id} is '{status}'; only what waits or runs can be answered or cancelled."
+        )

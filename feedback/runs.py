@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, audit
@@ -234,6 +234,15 @@ async def request_pause(connection: AsyncConnection, project: str, run_id: str, 
     return paused
 
 
+async def rest(connection: AsyncConnection, run_id: str) -> bool:
+    """Mark a run as paused, as somebody asked; False where they have let it go on meanwhile, or it has ended."""
+    wished = runs.c.pause_requested & runs.c.status.in_(UNFINISHED)
+    rests = await connection.scalar(
+        update(runs).where(runs.c.run_id == run_id, wished).values(status="paused").returning(runs.c.run_id)
+    )
+    return rests is not None
+
+
 async def resume(connection: AsyncConnection, project: str, run_id: str, *, by: str) -> Run:
     """Let a paused run go on from its last checkpoint.
 
@@ -243,8 +252,8 @@ async def resume(connection: AsyncConnection, project: str, run_id: str, *, by: 
     run = await get(connection, project, run_id)
     if not run.pause_requested:
         raise IllegalMove(f"{run_id} is '{run.status}', not paused: there is nothing to resume.")
-    # Not yet at its checkpoint: it never rested, so it only goes on.
-    status = "queued" if run.status == "paused" else run.status
+    # Not yet at its checkpoint: it never rested, so it only goes on. Decided in the statement: the worker moves it too.
+    status = case((runs.c.status == "paused", "queued"), else_=runs.c.status)
     resumed = await change(connection, run_id, pause_requested=False, status=status)
     await audit.write(connection, project=project, actor=by, action="run.resume", subject=run_id, detail={})
     return resumed

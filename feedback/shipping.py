@@ -1,7 +1,8 @@
 """The operator's verbs: approve, reject, start a canary, pause, resume, promote, abort, roll back.
 
 The command line, `/admin/v1`, the console and the worker all come through here, so each verb means one thing. Every
-one is a single transaction: registry, experiment and audit row change together or not at all.
+one is a single transaction: registry, experiment and audit row change together or not at all. Each holds the model
+before it reads anything, so it decides on what is there when it acts, and of two at a time the second sees the first.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import adapters, experiments, models, rollouts, several_arms, version_files
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.allocations import Rule
-from feedback.errors import IllegalMove
+from feedback.errors import HoneError, IllegalMove
 from feedback.experiments import Experiment
 
 
@@ -19,7 +20,7 @@ async def approve(
     connection: AsyncConnection, project: str, reference: str, *, by: str, reason: str = ""
 ) -> Adapter:
     """Say that a candidate may meet traffic."""
-    candidate = await adapters.get(connection, project, reference)
+    candidate = await _held(connection, project, reference)
     if by == AUTOMATIC_ACTOR and candidate.aborted_at is not None:
         raise IllegalMove(
             f"{candidate.name} was aborted on {candidate.aborted_at:%Y-%m-%d %H:%M} and stays out "
@@ -32,14 +33,14 @@ async def reject(
     connection: AsyncConnection, project: str, reference: str, *, by: str, reason: str
 ) -> Adapter:
     """Say that a candidate, or an approved version, shall not ship."""
-    candidate = await adapters.get(connection, project, reference)
+    candidate = await _held(connection, project, reference)
     verb = "withdraw" if candidate.state == "approved" else "reject"
     return await adapters.move(connection, candidate, verb, by=by, detail={"reason": reason})
 
 
 async def start_canary(connection: AsyncConnection, project: str, reference: str, *, by: str) -> Experiment:
     """Send the first step's share of traffic to an approved version."""
-    candidate = await adapters.get(connection, project, reference)
+    candidate = await _held(connection, project, reference)
     return await experiments.start_canary(connection, candidate, by=by)
 
 
@@ -47,7 +48,7 @@ async def start_canaries(
     connection: AsyncConnection, project: str, references: Sequence[str], *, rule: Rule = "equal", by: str
 ) -> Experiment:
     """Send the first step's share of traffic to several approved versions at once."""
-    candidates = [await adapters.get(connection, project, reference) for reference in references]
+    candidates = [await _held(connection, project, reference) for reference in references]
     return await several_arms.start(connection, candidates, rule=rule, by=by)
 
 
@@ -55,6 +56,7 @@ async def pause(
     connection: AsyncConnection, project: str, model: str, *, by: str, reason: str
 ) -> rollouts.Rollout:
     """Keep the canary at its share; guardrails go on watching it."""
+    await models.hold(connection, project, model)
     split = await rollouts.running_split(connection, project, model)
     return await rollouts.pause(connection, split, by=by, reason=reason)
 
@@ -63,6 +65,7 @@ async def resume(
     connection: AsyncConnection, project: str, model: str, *, by: str, reason: str = ""
 ) -> rollouts.Rollout:
     """Let a paused rollout go on."""
+    await models.hold(connection, project, model)
     split = await rollouts.running_split(connection, project, model)
     return await rollouts.resume(connection, split, by=by, reason=reason)
 
@@ -75,7 +78,7 @@ async def promote(
     Raises:
         IllegalMove: the automatic actor tries it where the model's policy wants an operator.
     """
-    candidate = await adapters.get(connection, project, reference)
+    candidate = await _held(connection, project, reference)
     model = await models.get(connection, project, candidate.model)
     if by == AUTOMATIC_ACTOR and model.policy.approval != "automatic":
         raise IllegalMove(
@@ -114,6 +117,7 @@ async def abort(
     Raises:
         IllegalMove: the model has no canary, or not this one.
     """
+    await models.hold(connection, project, model)
     experiment = await experiments.of_model(connection, project, model)
     if experiment is None:
         raise IllegalMove(
@@ -139,9 +143,25 @@ async def abort(
 async def roll_back(
     connection: AsyncConnection, project: str, model: str, *, to: str | None = None, by: str, reason: str = ""
 ) -> Adapter:
-    """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too."""
+    """Put an earlier champion back; a running canary, compared with a champion that is leaving, ends too.
+
+    Raises:
+        HoneError: `to` is a version of another model.
+    """
+    await models.hold(connection, project, model)
+    if to is not None and (other := adapters.parse_reference(to)[0]) != model:
+        raise HoneError(
+            f"'{to}' is a version of '{other}', and the model to roll back is '{model}'. Name a version of '{model}', "
+            f"or roll back '{other}'."
+        )
     if await experiments.of_model(connection, project, model) is not None:
         await abort(connection, project, model, by=by, reason="the champion is rolled back")
     restored = await adapters.roll_back(connection, project, model, to=to, by=by, reason=reason)
     await version_files.require(connection, restored)
     return restored
+
+
+async def _held(connection: AsyncConnection, project: str, reference: str) -> Adapter:
+    """The version that `support@7` names, its model held."""
+    await models.hold(connection, project, adapters.parse_reference(reference)[0])
+    return await adapters.get(connection, project, reference)

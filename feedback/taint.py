@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, lineage, shipping, version_files
+from feedback import adapters, audit, lineage, models, shipping, version_files
 from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.privacy_tables import erasures, tainted_adapters
 from feedback.tables import adapters as adapter_rows
@@ -110,13 +110,23 @@ async def untainted(connection: AsyncConnection, champion: Adapter) -> Adapter:
 async def retire_overdue(connection: AsyncConnection) -> list[str]:
     """Take out of service what is tainted past its erasure's deadline; returns one sentence each."""
     query = (
-        select(tainted_adapters.c.erasure_id, tainted_adapters.c.adapter_id)
+        select(
+            tainted_adapters.c.erasure_id,
+            adapter_rows.c.adapter_id,
+            adapter_rows.c.project,
+            adapter_rows.c.model,
+        )
         .join(erasures, erasures.c.erasure_id == tainted_adapters.c.erasure_id)
+        .join(adapter_rows, adapter_rows.c.adapter_id == tainted_adapters.c.adapter_id)
         .where(erasures.c.retire_by <= func.now(), tainted_adapters.c.retired_at.is_(None))
         .order_by(tainted_adapters.c.adapter_id)
     )
+    overdue = (await connection.execute(query)).all()
+    # Before the first entry of the trail: who decides takes the model first, and the other order would be a deadlock.
+    for project, model in sorted({(one.project, one.model) for one in overdue}):
+        await models.hold(connection, project, model)
     done = []
-    for erasure_id, adapter_id in (await connection.execute(query)).all():
+    for erasure_id, adapter_id, *_ in overdue:
         adapter = await adapters.by_id(connection, adapter_id)
         if adapter.state == "trained":
             continue  # Its evaluation ends soon; what it becomes then can be taken back.

@@ -96,6 +96,10 @@ async def _was_promoted(connection: AsyncConnection, champion: Adapter) -> bool:
 async def _roll_back(
     connection: AsyncConnection, model: Model, champion: Adapter, watched: Watched
 ) -> list[str]:
+    held = await models.hold(connection, model.project, model.model)
+    left_alone = held.policy.rollout.champion_watch.action != "roll_back"
+    if left_alone or await adapters.champion(connection, model.project, model.model) != champion:
+        return []  # A person decided since it was read: about the champion, or about such rollbacks.
     # A canary that runs now is compared with the champion that leaves; whoever rolls back ends it.
     if await experiments.of_model(connection, model.project, model.model) is not None:
         await shipping.abort(

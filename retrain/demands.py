@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, experiments
+from feedback import adapters, experiments, models
+from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, CHAMPION_ARM, Experiment
 from feedback.policy import ModelPolicy, RolloutPolicy
 from monitoring.guardrails import MANY
@@ -32,7 +33,14 @@ async def sum_up(
 
 
 async def keep(connection: AsyncConnection, experiment: Experiment, verdict: dict[str, Any]) -> None:
-    """Store a verdict beside its split."""
+    """Store a verdict beside its split, which nobody else moves from here on until the transaction ends.
+
+    Raises:
+        IllegalMove: somebody has moved it since it was summed up: the verdict is about what is no more.
+    """
+    await models.hold(connection, experiment.project, experiment.model)
+    if await experiments.get(connection, experiment.project, experiment.experiment_id) != experiment:
+        raise IllegalMove(f"{experiment.experiment_id} was moved while it was judged. It is judged again.")
     found = orjson.loads(orjson.dumps(verdict))
     # A look that saw nothing new would otherwise rewrite the row every other second.
     if found != experiment.verdict:

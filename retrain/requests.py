@@ -1,8 +1,8 @@
 """What gateways asked for, turned into runs: plans and runs over HTTP, and fine-tuning jobs.
 
 A gateway only writes the request; here it becomes a frozen dataset and a queued run, in the transaction that answers
-it. A job whose model is being trained waits. What a person can mend (a bad file, too little data) ends a request in
-words; anything else is tried again at the next tick.
+it: nothing of that stays where somebody cancelled or paused meanwhile. A job whose model is being trained waits. What a
+person can mend (a bad file, too little data) ends a request in words; anything else is tried again at the next tick.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import adapters, datasets, fine_tuning, models, run_requests, runs, uploads
 from feedback.database import Database
 from feedback.datasets import Dataset, Row
-from feedback.errors import Conflict, HoneError
+from feedback.errors import Conflict, HoneError, IllegalMove
 from feedback.fine_tuning import Job
 from feedback.models import Model
 from feedback.run_requests import RunRequest
@@ -54,26 +54,30 @@ def _alone(**what: str) -> Iterator[None]:
         yield
     except (OSError, InterfaceError, OperationalError):
         raise
+    except IllegalMove as error:
+        log.info("request let go: somebody else moved it meanwhile", reason=str(error), **what)
     except Exception:
         log.exception("request not answered; it is tried again", **what)
 
 
 async def _answer(connection: AsyncConnection, request: RunRequest) -> None:
     try:
-        if request.kind == "dataset":
-            made = await freeze_dataset(connection, request.project, request.model, method=request.method)
-            await run_requests.answer(connection, request.request_id, dataset_id=made.dataset_id)
-            return
-        plan = await make_plan(
-            connection, request.project, request.model, method=request.method, overrides=request.recipe
-        )
-        run = await queue(connection, plan, by=request.requested_by) if request.kind == "now" else None
+        came_of_it = await _carry_out(connection, request)
     except HoneError as error:
-        await run_requests.answer(connection, request.request_id, refusal=str(error))
-        return
-    await run_requests.answer(
-        connection, request.request_id, plan=plan.to_json(), run_id=run.run_id if run else None
+        came_of_it = {"refusal": str(error)}
+    await run_requests.answer(connection, request.request_id, **came_of_it)
+
+
+async def _carry_out(connection: AsyncConnection, request: RunRequest) -> dict[str, Any]:
+    """Plan, freeze or queue what is asked for; returns the answer."""
+    if request.kind == "dataset":
+        made = await freeze_dataset(connection, request.project, request.model, method=request.method)
+        return {"dataset_id": made.dataset_id}
+    plan = await make_plan(
+        connection, request.project, request.model, method=request.method, overrides=request.recipe
     )
+    run = await queue(connection, plan, by=request.requested_by) if request.kind == "now" else None
+    return {"plan": plan.to_json(), "run_id": run.run_id if run else None}
 
 
 async def _begin(connection: AsyncConnection, job: Job) -> None:
@@ -85,6 +89,8 @@ async def _begin(connection: AsyncConnection, job: Job) -> None:
         await _queue(connection, job)
     except Conflict:
         return
+    except IllegalMove:
+        raise  # It is somebody's wish, not a fault of the files.
     except HoneError as error:
         param = "training_file" if isinstance(error, BadFile) else None
         code = "invalid_training_file" if isinstance(error, BadFile) else "invalid_job"
@@ -101,6 +107,8 @@ async def _queue(connection: AsyncConnection, job: Job) -> None:
     method = cast(Method, job.method)
     train, held_out, counts = await asyncio.to_thread(_read, method, training, validation, model)
     recipe = await job_recipe(connection, job, model)
+    # Reading takes its time. From here on, whoever cancels waits, and then finds the run.
+    await fine_tuning.set_status(connection, job, "queued")
     dataset = await _freeze(connection, job, train, held_out, counts)
     run = await runs.create(
         connection,

@@ -115,7 +115,10 @@ async def _abort(connection: AsyncConnection, experiment: Experiment, verdict: V
     return [f"{aborted.name} was aborted: {verdict.sentence}"]
 
 
-async def _ship_candidate(connection: AsyncConnection, model: Model) -> list[str]:
+async def _ship_candidate(connection: AsyncConnection, seen: Model) -> list[str]:
+    model = await models.hold(connection, seen.project, seen.model)
+    if model.policy.approval != "automatic":
+        return []
     versions = await adapters.of_model(connection, model.project, model.model)
     waiting = [one for one in versions if one.state == "candidate" and one.aborted_at is None]
     if not waiting or await experiments.of_model(connection, model.project, model.model) is not None:

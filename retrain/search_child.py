@@ -9,11 +9,14 @@ by itself.
 
 import argparse
 import asyncio
+from contextlib import suppress
 from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import run_requests, runs
 from feedback.database import Database
-from feedback.errors import HoneError
+from feedback.errors import HoneError, IllegalMove
 from feedback.run_requests import RunRequest
 from feedback.settings import FeedbackSettings
 from retrain.children import child_environment, end_child, start_child
@@ -28,19 +31,28 @@ async def look(database: Database, state_dir: Path, threads: int = 1) -> list[st
     async with database.begin() as connection:
         # One worker leads, and looks once at a time: what runs in the record and not here has lost its process.
         for left in await run_requests.waiting(connection, status="running"):
-            await run_requests.answer(connection, left.request_id, refusal=LOST)
+            await _answer(connection, left, LOST)
         asked = [one for one in await run_requests.waiting(connection) if one.kind == "search"]
         if not asked or await runs.unfinished(connection):
             return []
-        search_id = await run_requests.begin_search(connection, asked[0])
+        try:
+            search_id = await run_requests.begin_search(connection, asked[0])
+        except IllegalMove:
+            return []  # Cancelled since it was read.
     log_file = state_dir / "logs" / "search.log"
     status = await _carry_out(database, asked[0], log_file, state_dir, threads)
     if status == 0:
         return [f"{search_id} for {asked[0].model} ended."]
     async with database.begin() as connection:
         why = f"The search ended with status {status}; {log_file} says why."
-        await run_requests.answer(connection, asked[0].request_id, refusal=why)
+        await _answer(connection, asked[0], why)
     return [why]
+
+
+async def _answer(connection: AsyncConnection, request: RunRequest, refusal: str | None) -> None:
+    """Say what came of a search; who cancelled it meanwhile has said so already."""
+    with suppress(IllegalMove):
+        await run_requests.answer(connection, request.request_id, refusal=refusal)
 
 
 async def _carry_out(
@@ -86,7 +98,7 @@ def main() -> None:
         )
     except HoneError as error:
         refusal = str(error)
-    asyncio.run(_answer(asked, refusal))
+    asyncio.run(_conclude(asked, refusal))
 
 
 async def _running(request_id: str) -> RunRequest:
@@ -98,12 +110,12 @@ async def _running(request_id: str) -> RunRequest:
     return next(one for one in every if one.request_id == request_id)
 
 
-async def _answer(request: RunRequest, refusal: str | None) -> None:
+async def _conclude(request: RunRequest, refusal: str | None) -> None:
     async with (
         Database(FeedbackSettings.load().resolve_database_url(), pool_size=1) as database,
         database.begin() as connection,
     ):
-        await run_requests.answer(connection, request.request_id, refusal=refusal)
+        await _answer(connection, request, refusal)
 
 
 if __name__ == "__main__":

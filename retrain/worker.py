@@ -128,7 +128,8 @@ class Worker:
 
     async def _rest(self, run: Run) -> None:
         async with self.database.begin() as connection:
-            await runs.change(connection, run.run_id, status="paused")
+            if not await runs.rest(connection, run.run_id):
+                return
             message = f"Paused. `hone run resume {run.run_id}` lets it go on from its last checkpoint."
             await runs.add_event(connection, run.run_id, message)
         self.waiting_for.pop(run.run_id, None)

@@ -1,10 +1,11 @@
 """The model's policy: every field with what it means, changed a section at a time.
 
 The checks are those that hold everywhere. A value that they refuse comes back as it was typed, with the reason; nothing
-of the section is changed then. Every change is one row of the audit trail.
+of the section is changed then. Saving changes what differs from what the page showed, so a page that was open for an
+hour puts nothing back. Every change is one row of the audit trail.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,14 +15,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from feedback import audit, models
-from feedback.errors import HoneError, NotFound
+from feedback.errors import Conflict, HoneError, NotFound
 from feedback.policy import ModelPolicy
 from monitoring.console.page import Changed, Page, Seen
 
 router = APIRouter(prefix="/settings/policy")
 
 GENERAL = "general"
-TYPED = "value:"
+TYPED, SHOWN = "value:", "was:"
+"""A field's two entries in a form: what a person leaves in it, and what it held when the page was made."""
 CHANGES_SHOWN = 8
 
 
@@ -56,23 +58,42 @@ async def change_one(page: Changed) -> Response:
 @router.post("/{section}")
 async def change_section(section: str, page: Changed) -> Response:
     """Set what was changed in one section's form."""
-    policy = page.required_model().policy
+    policy = (await models.hold(page.connection, page.project, page.required_model().model)).policy
     known = {field.name: field for field in sections(policy).get(section, [])}
     if not known:
         raise NotFound(f"A policy has no section '{section}'; it has {', '.join(sections(policy))}.")
-    typed = {
-        name.removeprefix(TYPED): value.strip()
-        for name, value in page.form.items()
-        if name.startswith(TYPED) and name.removeprefix(TYPED) in known
+    typed, shown = _posted(page, TYPED), _posted(page, SHOWN)
+    # Compared with what the page showed: a field that somebody else has changed since then is not put back.
+    changed = {
+        name: value
+        for name, value in typed.items()
+        if name in known and value not in (known[name].value, shown.get(name, known[name].value))
     }
-    changed = {name: value for name, value in typed.items() if value != known[name].value}
     if not changed:
         return page.go("/settings/policy", done="same")
     try:
+        _check_unmoved(changed, shown, known)
         async with page.connection.begin_nested():
             return await _change(page, changed)
     except HoneError as error:
-        return await _show(page, trouble=str(error), section=section, typed=typed)
+        return await _show(page, trouble=str(error), section=section, typed=changed)
+
+
+def _posted(page: Page, prefix: str) -> dict[str, str]:
+    return {
+        name.removeprefix(prefix): value.strip()
+        for name, value in page.form.items()
+        if name.startswith(prefix)
+    }
+
+
+def _check_unmoved(changed: Mapping[str, str], shown: Mapping[str, str], known: Mapping[str, Field]) -> None:
+    for name in changed:
+        if shown.get(name, known[name].value) != known[name].value:
+            raise Conflict(
+                f"{name}: somebody else has set it to {known[name].value} since you opened the page, where it was "
+                f"{shown[name]}. Nothing was saved; save again to set it to {changed[name]}."
+            )
 
 
 async def _change(page: Page, values: dict[str, str]) -> Response:

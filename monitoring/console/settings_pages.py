@@ -64,8 +64,9 @@ async def revoke_key(key_id: str, page: Changed) -> Response:
 async def trail(page: Seen) -> Response:
     """The audit trail, and whether it is whole."""
     broken = await audit.verify(page.connection)
+    count, newest = await audit.newest(page.connection)
     found = await audit.entries(page.connection, page.project, limit=ENTRIES_SHOWN)
-    return page.show("audit.html", entries=found, broken=broken)
+    return page.show("audit.html", entries=found, broken=broken, count=count, newest=newest)
 
 
 async def _show(page: Page, *, secret: str | None = None) -> Response:

@@ -69,6 +69,18 @@ async def test_a_changed_audit_entry_is_found(database: Database, change: dict[s
         assert await audit.verify(connection) == 3
 
 
+@pytest.mark.parametrize("number", [-0.0, 1e16, 1e20, 1e-7, 5e-324])
+async def test_a_number_that_the_database_spells_otherwise_breaks_no_chain(
+    database: Database, number: float
+) -> None:
+    async with database.begin() as connection:
+        await audit.write(
+            connection, project=PROJECT, actor="ada", action="test", subject="x", detail={"n": [number]}
+        )
+    async with database.begin() as connection:
+        assert await audit.verify(connection) is None
+
+
 @pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'eve'", "DELETE FROM audit", "TRUNCATE audit"])
 async def test_the_database_refuses_to_change_or_remove_an_audit_entry(
     database: Database, change: str

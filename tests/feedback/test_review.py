@@ -9,6 +9,7 @@ from feedback.errors import HoneError, IllegalMove, NotFound
 from retrain.plan import file_for_review, freeze, make_plan
 from retrain.selection import select_statements
 from tests.builders import PROJECT
+from tests.interleaved import meanwhile
 from tests.retrain.rated_builders import MODEL, Said, record, select, statements, taught, voted
 from tests.retrain.test_data import freeze_now, people, policy
 from tests.serving.running import running_gateway
@@ -148,6 +149,17 @@ async def test_every_decision_is_audited_without_text_and_the_chain_holds(databa
         ("ada", "review_excluded"),
     ]
     assert "Ninety" not in str(entries) and OLD not in str(entries)
+
+
+async def test_what_is_excluded_at_the_same_moment_is_not_approved(database: Database) -> None:
+    async with database.begin() as connection:
+        await plan_of(connection, [taught(LAMP, NEW, wrong=OLD, rater="ann"), *people()])
+        found = (await review.in_project(connection, PROJECT))[0].review_id
+    async with database.begin() as connection:
+        await review.exclude(connection, PROJECT, found, by="ada")
+        bob = await meanwhile(database, lambda other: review.approve(other, PROJECT, found, by="bob"))
+    with pytest.raises(IllegalMove, match="is 'excluded' since ada decided"):
+        await bob
 
 
 async def test_mistakes_of_a_reviewer_are_told(database: Database) -> None:

@@ -61,6 +61,16 @@ async def test_a_rollback_ends_the_canary_that_was_compared_with_the_leaving_cha
         assert (await adapters.get(connection, PROJECT, candidate.name)).state == "candidate"
 
 
+async def test_a_rollback_to_a_version_of_another_model_is_refused_by_name(database: Database) -> None:
+    async with database.begin() as connection:
+        await an_adapter(connection, state="champion")
+        await an_adapter(connection, state="champion", model="sales")
+        await an_adapter(connection, state="champion", model="sales")
+        with pytest.raises(HoneError, match="'sales@1' is a version of 'sales', and the model to roll back"):
+            await shipping.roll_back(connection, PROJECT, "support", to="sales@1", by="ada")
+        assert (await adapters.champion(connection, PROJECT, "support")).name == "support@1"
+
+
 async def test_a_second_abort_says_that_there_is_no_canary(database: Database) -> None:
     async with database.begin() as connection:
         await a_model(connection)

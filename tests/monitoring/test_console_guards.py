@@ -1,7 +1,9 @@
 """What the console refuses: strangers, forged forms, roles past their limits, and texts that would be markup."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -382,6 +384,41 @@ async def test_a_section_of_the_policy_is_saved_at_once_or_not_at_all(
         told = await audit.entries(connection, PROJECT, subject="support")
     assert (policy.raters_min, policy.fresh_feedback_min, policy.held_out_share) == (7, 50, 0.2)
     assert [one.action for one in told].count("model.change_policy") == 1
+
+
+async def test_a_form_that_was_open_for_long_puts_nobody_elses_change_back(
+    console: RunningConsole, database: Database
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        page = (await client.get("/settings/policy")).text
+        shown = dict(re.findall(r'name="was:(training\.[a-z_.]+)" value="([^"]*)"', page))
+        async with database.begin() as connection:
+            await models.change_policy(
+                connection, PROJECT, "support", {"training": {"fresh_feedback_min": 77}}, by="bob"
+            )
+        form = {
+            f"{entry}:{name}": unescape(value) for name, value in shown.items() for entry in ("was", "value")
+        }
+        form |= {"csrf": await token(client), "model": "support"}
+        saved = await client.post("/settings/policy/training", data=form | {"value:training.raters_min": "7"})
+        clash = await client.post(
+            "/settings/policy/training", data=form | {"value:training.fresh_feedback_min": "60"}
+        )
+    assert saved.status_code == 303
+    assert clash.status_code == 400 and "somebody else has set it to 77" in clash.text
+    async with database.begin() as connection:
+        policy = (await models.get(connection, PROJECT, "support")).policy.training
+    assert (policy.raters_min, policy.fresh_feedback_min) == (7, 77)
+
+
+async def test_the_audit_page_shows_the_newest_hash_and_what_it_cannot_see(
+    console: RunningConsole, database: Database
+) -> None:
+    async with signed_in(console, console.operator) as client:
+        page = (await client.get("/settings/audit")).text
+    async with database.begin() as connection:
+        assert (await audit.newest(connection))[1] in page
+    assert "cut off at the end do not show here" in page
 
 
 async def test_a_run_is_paused_resumed_and_cancelled_from_its_page(

@@ -108,6 +108,26 @@ async def test_what_a_person_put_back_is_not_rolled_back_again(database: Databas
     assert (await champion_of(database)).version == 1
 
 
+async def test_a_champion_that_a_person_chose_while_the_one_before_it_was_watched_stays(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        await a_promotion(connection, "roll_back")
+        await an_adapter(connection, state="approved")
+    async with database.begin() as connection:
+        await say_no(connection)
+    store = champion_reports.store
+
+    async def stored(*report: Any, **options: Any) -> None:
+        async with database.begin() as connection:
+            await shipping.promote(connection, PROJECT, "support@2", by="ada")
+        await store(*report, **options)
+
+    monkeypatch.setattr(champion_reports, "store", stored)
+    assert await champion_watch.tick(database) == []
+    assert (await champion_of(database)).version == 2
+
+
 async def test_too_few_raters_move_nothing(database: Database) -> None:
     async with database.begin() as connection:
         await a_promotion(connection, "roll_back")

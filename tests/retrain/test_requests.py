@@ -1,15 +1,22 @@
 """What gateways ask for and the worker answers, and when runs may train."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import run_requests, runs
+from feedback import datasets, run_requests, runs
 from feedback.database import Database
+from feedback.errors import IllegalMove
 from feedback.policy import TrainingPolicy, read_policy
+from retrain import plan, requests
+from retrain.plan import Plan, make_plan
 from retrain.requests import answer_requests
 from retrain.when import queue_depth, reason_to_wait
+from tests.builders import PROJECT
 from tests.fakes import Asked, fake_engine
 from tests.retrain.record import MODEL, teach
 from tests.serving.running import running_gateway
@@ -38,6 +45,32 @@ async def test_a_run_asked_for_over_http_is_planned_and_queued_by_the_worker(
         (made,) = await runs.unfinished(connection)
         assert (made.run_id, made.requested_by) == (queued["run_id"], queued["requested_by"])
         assert await run_requests.waiting(connection) == []
+
+
+@pytest.mark.parametrize("kind", ["plan", "now", "dataset"])
+async def test_a_request_that_is_cancelled_while_it_is_planned_leaves_nothing_and_holds_up_nobody(
+    kind: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        await teach(connection, "tiny")
+        first = await run_requests.create(connection, PROJECT, MODEL, kind, by="ada")
+        second = await run_requests.create(connection, PROJECT, MODEL, "plan", by="ada")
+
+    async def cancelled(connection: AsyncConnection, *asked: Any, **options: Any) -> Plan:
+        with suppress(IllegalMove):
+            async with database.begin() as other:
+                await run_requests.cancel(other, PROJECT, first.request_id, by="ada")
+        return await make_plan(connection, *asked, **options)
+
+    for module in (requests, plan):
+        monkeypatch.setattr(module, "make_plan", cancelled)
+    await answer_requests(database)
+    async with database.begin() as connection:
+        answered = await run_requests.get(connection, PROJECT, first.request_id)
+        other = await run_requests.get(connection, PROJECT, second.request_id)
+        assert await runs.in_project(connection, PROJECT) == []
+        assert await datasets.in_project(connection, PROJECT) == []
+    assert (answered.refusal, answered.run_id, other.status) == ("Cancelled on request.", None, "done")
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, audit, experiments, rollouts, shipping
+from feedback import adapters, audit, experiments, models, rollouts, shipping
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.completions import insert_many
 from feedback.database import Database
 from feedback.experiments import Experiment
+from feedback.models import Model
 from feedback.policy import ModelPolicy, RolloutPolicy
 from retrain import rollout
+from retrain.demands import sum_up
 from tests.builders import PROJECT, a_completion, a_model, a_rated_completion, an_adapter
+from tests.interleaved import meanwhile
 
 QUICK = RolloutPolicy(
     steps=(0.1, 0.5), step_seconds_min=0, step_units_min=10, step_requests_min=10, units_min=50
@@ -128,6 +132,74 @@ async def test_a_paused_rollout_is_not_widened_until_a_person_resumes_it(databas
         await shipping.resume(connection, PROJECT, "support", by="ada")
     assert len(await rollout.tick(database)) == 1
     assert (await standing_of(database, experiment))[0].step == 1
+
+
+async def test_a_pause_waits_for_the_look_that_goes_on_so_that_nothing_is_widened_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        for arm in ("champion", "candidate"):
+            await traffic(connection, experiment, arm, 12, up=None)
+    widen, pauses = experiments.widen, []
+
+    async def about_to_widen(*asked: Any, **options: Any) -> Experiment:
+        pauses.append(
+            await meanwhile(
+                database,
+                lambda other: shipping.pause(other, PROJECT, "support", by="ada", reason="the shop moves"),
+            )
+        )
+        return await widen(*asked, **options)
+
+    monkeypatch.setattr(experiments, "widen", about_to_widen)
+    await rollout.tick(database)
+    await pauses[0]
+    async with database.begin() as connection:
+        told = [one.action for one in await audit.entries(connection, PROJECT)]
+    assert told[:2] == ["rollout.pause", "experiment.widen"]
+
+
+async def test_a_canary_that_began_while_the_one_before_it_was_judged_is_left_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        experiment = await a_canary(connection)
+        await an_adapter(connection, state="approved")
+        await traffic(connection, experiment, "champion", 60, up=True)
+        await traffic(connection, experiment, "candidate", 60, up=False)
+
+    async def while_it_is_summed_up(*asked: Any) -> Any:
+        async with database.begin() as connection:
+            await shipping.abort(connection, PROJECT, "support", by="ada", reason="enough")
+            await shipping.start_canary(connection, PROJECT, "support@2", by="ada")
+        return await sum_up(*asked)
+
+    monkeypatch.setattr(rollout, "sum_up", while_it_is_summed_up)
+    assert await rollout.tick(database) == []
+    async with database.begin() as connection:
+        running = await experiments.of_model(connection, PROJECT, "support")
+    assert running is not None and [arm.version for arm in running.candidates] == ["support@2"]
+
+
+async def test_a_policy_that_wants_a_person_from_this_moment_on_ships_nothing_by_itself(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        await a_model(connection, policy=ModelPolicy(approval="automatic"))
+        candidate = await an_adapter(connection)
+    every = models.every
+
+    async def as_it_was(connection: AsyncConnection) -> list[Model]:
+        seen = await every(connection)
+        async with database.begin() as other:
+            await models.change_policy(other, PROJECT, "support", {"approval": "operator"}, by="ada")
+        return seen
+
+    monkeypatch.setattr(models, "every", as_it_was)
+    assert await rollout.tick(database) == []
+    async with database.begin() as connection:
+        assert (await adapters.by_id(connection, candidate.adapter_id)).state == "candidate"
 
 
 async def test_a_paused_rollout_is_aborted_all_the_same_when_it_does_harm(database: Database) -> None:

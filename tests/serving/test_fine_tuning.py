@@ -11,17 +11,20 @@ import openai
 import orjson
 import pytest
 
-from feedback import adapters, keys, runs
+from feedback import adapters, fine_tuning, keys, runs
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.settings import FeedbackSettings
 from feedback.uploads import FileStore
+from retrain import requests
 from retrain.job_results import keep_job_results
+from retrain.recipe import Recipe
 from retrain.requests import answer_requests
 from retrain.step_metrics import history_of
 from retrain.training import TrainingResult
 from tests.builders import FAILED, PASSED, PROJECT
 from tests.fakes import fake_engine
+from tests.interleaved import meanwhile
 from tests.serving.running import Running, hold, running_gateway
 
 
@@ -270,6 +273,47 @@ async def test_jobs_of_one_model_wait_for_each_other_and_may_rest(tuning: Tuning
         await jobs.cancel(second)
     assert [job.id async for job in jobs.list(limit=1)] == [second, first]
     assert [job.id async for job in jobs.list(metadata={"n": "2"})] == [second]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+async def test_a_job_that_is_stopped_while_its_files_are_read_gets_no_run(
+    tuning: Tuning, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, jobs = await tuning.job(), tuning.client.fine_tuning.jobs
+    job_recipe = requests.job_recipe
+
+    async def stopped(*asked: Any) -> Recipe:
+        await getattr(jobs, verb)(job_id)
+        return await job_recipe(*asked)
+
+    monkeypatch.setattr(requests, "job_recipe", stopped)
+    await answer_requests(tuning.database)
+    await answer_requests(tuning.database)
+    assert str((await jobs.retrieve(job_id)).status) == {"cancel": "cancelled", "pause": "paused"}[verb]
+    async with tuning.database.begin() as connection:
+        assert await runs.in_project(connection, PROJECT) == []
+
+
+async def test_a_job_that_is_cancelled_while_its_run_is_queued_takes_the_run_with_it(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, attach = await tuning.job(), fine_tuning.attach
+    cancelling = []
+
+    async def attached(*asked: Any, **options: Any) -> None:
+        cancelling.append(
+            await meanwhile(
+                tuning.database, lambda other: fine_tuning.cancel(other, PROJECT, job_id, by="ada")
+            )
+        )
+        await attach(*asked, **options)
+
+    monkeypatch.setattr(fine_tuning, "attach", attached)
+    await answer_requests(tuning.database)
+    await cancelling[0]
+    async with tuning.database.begin() as connection:
+        (run,) = await runs.unfinished(connection)
+    assert run.cancel_requested
 
 
 async def test_keys_of_role_app_may_ask_but_not_train(tuning: Tuning) -> None:
