@@ -7,12 +7,10 @@ words; anything else is tried again at the next tick.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, datasets, fine_tuning, models, run_requests, runs, uploads
@@ -23,6 +21,7 @@ from feedback.fine_tuning import Job
 from feedback.models import Model
 from feedback.run_requests import RunRequest
 from feedback.uploads import File
+from retrain.alone import alone
 from retrain.file_rows import ROWS_MIN, BadFile, FileRow, held_out_row, read_rows, split_rows, train_row
 from retrain.plan import freeze_dataset, make_plan, queue, served_template_hash
 from retrain.recipe import Method, Recipe, default_recipe
@@ -38,24 +37,13 @@ async def answer_requests(database: Database) -> None:
     async with database.begin() as connection:
         asked, jobs = await run_requests.waiting(connection), await fine_tuning.waiting(connection)
     for request in (one for one in asked if one.kind != "search"):
-        with _alone(request_id=request.request_id):
+        with alone(request_id=request.request_id):
             async with database.begin() as connection:
                 await _answer(connection, request)
     for job in jobs:
-        with _alone(job_id=job.job_id):
+        with alone(job_id=job.job_id):
             async with database.begin() as connection:
                 await _begin(connection, job)
-
-
-@contextmanager
-def _alone(**what: str) -> Iterator[None]:
-    """One request's trouble must not keep the others waiting."""
-    try:
-        yield
-    except (OSError, InterfaceError, OperationalError):
-        raise
-    except Exception:
-        log.exception("request not answered; it is tried again", **what)
 
 
 async def _answer(connection: AsyncConnection, request: RunRequest) -> None:

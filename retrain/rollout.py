@@ -7,10 +7,10 @@ says `approval = "automatic"` does the worker approve a candidate that passed it
 what a person paused stays paused, until a person says otherwise.
 """
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, experiments, exposure_sums, models, rollouts, shipping
@@ -23,16 +23,15 @@ from feedback.policy import ModelPolicy
 from monitoring import verdict as verdicts
 from monitoring.verdict import Verdict
 from retrain import rollout_arms
+from retrain.alone import alone
 from retrain.demands import keep, sum_up
 from retrain.rollout_steps import causes_to_pause, next_step
-
-log = structlog.get_logger(__name__)
 
 
 async def tick(database: Database) -> list[str]:
     """Look at every model once; returns what was done, one sentence each.
 
-    Each experiment is its own transaction: trouble with one does not hold up the abort of another.
+    Each experiment and model is its own transaction: trouble with one does not hold up the abort of another.
     """
     async with database.begin() as connection:
         await exposure_sums.let_go_of_ended(connection)
@@ -41,18 +40,15 @@ async def tick(database: Database) -> list[str]:
         every_model = await models.every(connection)
     done: list[str] = []
     for experiment in running:
-        try:
+        # A person may have promoted or aborted it between our reading and now; their decision stands.
+        with alone(experiment_id=experiment.experiment_id), suppress(IllegalMove):
             async with database.begin() as connection:
                 done += await _advance(connection, experiment)
-        except IllegalMove:
-            # A person promoted or aborted it between our reading and now; their decision stands.
-            continue
-        except (ValueError, ArithmeticError):
-            log.exception("a canary cannot be judged", experiment_id=experiment.experiment_id)
     for model in every_model:
         if model.policy.approval == "automatic":
-            async with database.begin() as connection:
-                done += await _ship_candidate(connection, model)
+            with alone(project=model.project, model=model.model):
+                async with database.begin() as connection:
+                    done += await _ship_candidate(connection, model)
     return done
 
 
