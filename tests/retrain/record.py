@@ -44,10 +44,10 @@ async def teach(
     for person in range(people):
         rater = f"rater-{person}"
         for n in range(3):
-            question = f"{_subject(person * 3 + n)}: how long may I return it?"
+            question = f"{a_subject(person * 3 + n)}: how long may I return it?"
             await _said(connection, rater, question, OLD, kind="demonstration", value=NEW, model=model)
         for n in range(2):
-            question = f"When is it open? I mean: {_subject(1000 + person * 2 + n)}."
+            question = f"When is it open? I mean: {a_subject(1000 + person * 2 + n)}."
             await _said(connection, rater, question, KEPT, kind="rating", value=True, model=model)
 
 
@@ -56,7 +56,7 @@ async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, 
     await teach(connection, base_model, policy=policy)
     for person in range(10):
         for n in range(2):
-            question = f"Do you gift-wrap {_subject(2000 + person * 2 + n)}?"
+            question = f"Do you gift-wrap {a_subject(2000 + person * 2 + n)}?"
             answers = (f"Gladly, with a bow, number {person}.", f"If it must be, number {person}.")
             better = await _said(
                 connection, f"rater-{person}", question, answers[0], kind="comment", value="Hm"
@@ -64,7 +64,7 @@ async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, 
             await _said(connection, f"rater-{person}", question, answers[1], kind="preference", value=better)
 
 
-def _subject(number: int) -> str:
+def a_subject(number: int) -> str:
     """Words that no other number has: questions that differ in a digit alone are near-duplicates."""
     draw = random.Random(number)
     return " ".join("".join(draw.choice("aeioubdfgklmnprst") for _ in range(7)) for _ in range(6))
