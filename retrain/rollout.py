@@ -2,11 +2,12 @@
 
 What happens on its own is little: a worse canary is aborted; one that a person should look at is paused; a step that
 has been open long enough is followed by the next one of the policy that an operator approved. Only where the policy
-says `approval = "automatic"` does the worker approve a candidate that passed its gate, and promote one whose verdict is
-`better`. A verdict that is missing, undecided or built on too little moves nothing; what was aborted stays out, and
-what a person paused stays paused, until a person says otherwise.
+says `approval = "automatic"` does the worker approve the newest candidate that passed its gate beside today's champion,
+and promote one whose verdict is `better`. A verdict that is missing, undecided or built on too little moves nothing;
+what was aborted stays out, and what a person paused stays paused, until a person says otherwise.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, experiments, exposure_sums, models, rollouts, shipping
-from feedback.adapters import AUTOMATIC_ACTOR
+from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, Experiment
@@ -112,13 +113,23 @@ async def _abort(connection: AsyncConnection, experiment: Experiment, verdict: V
 
 
 async def _ship_candidate(connection: AsyncConnection, model: Model) -> list[str]:
-    versions = await adapters.of_model(connection, model.project, model.model)
-    waiting = [one for one in versions if one.state == "candidate" and one.aborted_at is None]
-    if not waiting or await experiments.of_model(connection, model.project, model.model) is not None:
+    champion = await adapters.champion(connection, model.project, model.model)
+    candidate = to_ship(await adapters.of_model(connection, model.project, model.model), champion)
+    if candidate is None or await experiments.of_model(connection, model.project, model.model) is not None:
         return []
-    reason = "it passed the gate, and the policy approves by itself"
-    newest = await shipping.approve(
-        connection, model.project, waiting[0].name, by=AUTOMATIC_ACTOR, reason=reason
-    )
-    await shipping.start_canary(connection, model.project, newest.name, by=AUTOMATIC_ACTOR)
-    return [f"{newest.name} meets its first traffic: {reason}."]
+    reason = f"it passed the gate beside {champion.name}, and the policy approves by itself"
+    await shipping.approve(connection, model.project, candidate.name, by=AUTOMATIC_ACTOR, reason=reason)
+    await shipping.start_canary(connection, model.project, candidate.name, by=AUTOMATIC_ACTOR)
+    return [f"{candidate.name} meets its first traffic: {reason}."]
+
+
+def to_ship(versions: Sequence[Adapter], champion: Adapter) -> Adapter | None:
+    """The newest version that passed its gate, if it waits and was compared with this champion.
+
+    An older one knows less than what came after it, and what was found beside a champion that has left says nothing of
+    this one: such a version is for a person to approve. `versions` are newest first.
+    """
+    newest = next(one for one in versions if one.state not in ("trained", "rejected"))
+    evidence = (newest.gate or {}).get("evidence") or {}
+    waits = newest.state == "candidate" and newest.aborted_at is None
+    return newest if waits and evidence.get("champion") == champion.engine_name else None

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
-from feedback import models, review, runs, uploads
+from feedback import adapters, models, review, runs, uploads
 from feedback.database import Database
 from feedback.fresh import fresh_feedback
 from feedback.models import Model
@@ -147,7 +147,8 @@ async def test_one_models_trouble_keeps_no_other_waiting_and_an_outage_reaches_t
     async with database.begin() as connection:
         await a_model(connection, "first", policy=read_policy({"approval": "automatic"}))
         await a_model(connection, MODEL, policy=read_policy({"approval": "automatic"}))
-        await an_adapter(connection, state="candidate")
+        base = await adapters.champion(connection, PROJECT, MODEL)
+        await an_adapter(connection, state="candidate", beside=base)
     ship = rollout._ship_candidate
 
     async def damaged(connection: AsyncConnection, model: Model) -> list[str]:
