@@ -122,7 +122,7 @@ def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_pat
     recipe, rows = recipe_for("sft", tiny_model, epochs=1.0), rows_for("sft", 12)
 
     def served(row: Row, *, more: tuple[int, ...] = ()) -> Row:
-        ids, start = tokens_of(row, tokenizer)
+        ids, start = tokens_of(row, tokenizer, recipe.max_length)
         end = next(n for n, token in reversed(list(enumerate(ids))) if token == tokenizer.eos_token_id) + 1
         return {**row, "prompt_token_ids": ids[:start], "output_token_ids": [*ids[start:end], *more]}
 
@@ -138,7 +138,9 @@ def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_pat
     assert weights(changed) != weights(exact)
     cut_off = trained("cut off", [served(rows[0], more=(5,)), *rows[1:]])
     assert "rows_as_served" not in cut_off.notes
-    assert weights(cut_off) == weights(trained("text", rows))
+    too_long = trained("too long", [{**first, "prompt_token_ids": [5] * recipe.max_length}, *rows[1:]])
+    assert ("rows_as_served" in too_long.notes, too_long.rows) == (False, 12)
+    assert weights(cut_off) == weights(too_long) == weights(trained("text", rows))
 
 
 @pytest.mark.parametrize(("method", "answer"), [("kto", "output_token_ids"), ("dpo", "rejected_token_ids")])
