@@ -2,18 +2,17 @@
 
 Every child gets a session of its own (a signal reaches it and what it started, and Ctrl-C in the terminal
 reaches only us), appends to a log file, and on Linux is signalled by the kernel when our process dies, even
-by `kill -9`. Start children from the main thread: the kernel means the starting thread when it says parent.
+by `kill -9`.
 """
 
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_EXEC_CHILD = Path(__file__).with_name("exec_child.py")
+from monitoring.exec_child import bound
 
 
 @dataclass(frozen=True)
@@ -42,22 +41,13 @@ class Command:
 def spawn(command: Command, log_file: Path) -> subprocess.Popen[bytes]:
     """Start the command in its own session; its output is appended to `log_file`."""
     user = f"{command.user.uid}:{command.user.gid}" if command.user else "-"
-    prefix = (
-        sys.executable,
-        "-I",
-        "-S",
-        str(_EXEC_CHILD),
-        str(os.getpid()),
-        str(int(command.stop_signal)),
-        user,
-    )
     inherited = {} if command.clean_environment else dict(os.environ)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     # Appended to directly, not through a pipe of ours: a supervisor that is killed or stuck must not take
     # the child's standard output with it.
     with log_file.open("ab") as log:
         return subprocess.Popen(
-            prefix + command.argv,
+            bound(*command.argv, death_signal=command.stop_signal, user=user),
             env={**inherited, **command.environment},
             cwd=command.directory,
             stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ import hashlib
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from feedback.defence_policy import DefencePolicy as DefencePolicy
 from feedback.errors import HoneError
@@ -75,7 +75,12 @@ class TrainingPolicy(Section):
     augment_seconds_max: float = Field(600.0, gt=0)
     """`augment` is given up, and the run has failed, after this time."""
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of the recipe, by field name (retrain.recipe.Recipe)."""
+    """Overrides of the recipe, by field name (retrain.recipe.Recipe). `null` in a change takes one away."""
+
+    @field_validator("recipe")
+    @classmethod
+    def _without_those_taken_away(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _without_nulls(value)
 
 
 class ModelPolicy(Section):
@@ -98,6 +103,11 @@ class ModelPolicy(Section):
     def version(self) -> str:
         """Hash of the policy, logged with every assignment made under it."""
         return hashlib.sha256(orjson.dumps(self.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    of_methods = {name: _without_nulls(inner) for name, inner in value.items() if isinstance(inner, dict)}
+    return {name: inner for name, inner in (value | of_methods).items() if inner is not None}
 
 
 def read_policy(value: dict[str, Any]) -> ModelPolicy:

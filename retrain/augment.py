@@ -16,6 +16,7 @@ A hook that fails, returns anything else, or takes too long, fails the run in wo
 
 import asyncio
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ import orjson
 from feedback.datasets import Row
 from feedback.errors import HoneError
 from feedback.policy import TrainingPolicy
+from monitoring.exec_child import bound
 from retrain.prompts import group_similar, spoken_text
 from retrain.validation import COLUMNS
 
@@ -109,7 +111,7 @@ async def _call(
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "retrain.augment_child"),
+        *bound(sys.executable, "-m", "retrain.augment_child", death_signal=signal.SIGKILL),
         env=os.environ | {"PYTHONPATH": path},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

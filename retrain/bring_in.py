@@ -1,8 +1,8 @@
 """Bring in a LoRA adapter that was trained elsewhere: as the next version of a model, with everything still to prove.
 
 The files are checked and copied as a training's are. The version enters in state `trained` and meets the gate on the
-held-out rows of the model's newest dataset, or of one that is frozen for it; without such rows nothing can be said of
-it, and it is refused. Only PEFT folders with safetensors are taken.
+held-out rows of the newest dataset of what people said, or of one that is frozen for it; without such rows nothing can
+be said of it, and it is refused. Only PEFT folders with safetensors are taken.
 """
 
 import hashlib
@@ -110,15 +110,16 @@ def read_configuration(directory: Path) -> dict[str, Any]:
 
 
 async def _dataset(connection: AsyncConnection, model: Model) -> Dataset:
-    """What the version is evaluated on."""
+    """What the version is evaluated on: what people said. A fine-tuning job's rows are one client's own."""
     for dataset in await datasets.in_project(connection, model.project):
-        if dataset.model == model.model and dataset.counts.get("held_out"):
+        of_a_job = "job_id" in dataset.selection
+        if dataset.model == model.model and dataset.counts.get("held_out") and not of_a_job:
             return dataset
     plan = await make_plan(connection, model.project, model.model)
     if plan.recipe is None:
         raise HoneError(
-            f"There is nothing to evaluate an imported version of '{model.model}' with: it has no dataset yet, and "
-            f"none can be made. {' '.join(plan.choice.sentences)}"
+            f"There is nothing to evaluate an imported version of '{model.model}' with: it has no dataset of what "
+            f"people said, and none can be made. {' '.join(plan.choice.sentences)}"
         )
     return await freeze(connection, plan)
 

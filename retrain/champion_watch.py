@@ -24,6 +24,7 @@ from feedback.database import Database
 from feedback.models import Model
 from monitoring.champion import Watched, WatchRules, watch_champion
 from monitoring.tally import outcomes_of
+from retrain.alone import alone
 
 CROWNED = ("adapter.promote", "adapter.promote_directly", "adapter.roll_back")
 DECISIONS_READ = 50
@@ -36,8 +37,9 @@ async def tick(database: Database) -> list[str]:
     done: list[str] = []
     for model in every_model:
         if model.policy.rollout.champion_watch.enabled:
-            async with database.begin() as connection:
-                done += await _watch(connection, model)
+            with alone(project=model.project, model=model.model):
+                async with database.begin() as connection:
+                    done += await _watch(connection, model)
     return done
 
 

@@ -1,16 +1,18 @@
 """Processes that the worker starts beside itself: what they import and hold goes away with them.
 
-They run below everything else in priority, write what they say to a log of their own, and are not outlived by a wish to
-end them: one that does not heed SIGTERM is killed.
+They run below everything else in priority, write what they say to a log of their own, and outlive neither a wish to end
+them (one that does not heed SIGTERM is killed) nor, on Linux, the worker: the kernel sends them SIGTERM when it dies.
 """
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
 from feedback.database import Database
+from monitoring.exec_child import bound
 from monitoring.logs import rotate
 
 STOP_SECONDS = 10.0
@@ -38,13 +40,18 @@ async def start_child(*module: str, log_file: Path, environment: dict[str, str])
     rotate(log_file, LOG_BYTES_MAX)
     with log_file.open("ab") as output:
         return await asyncio.create_subprocess_exec(
-            *("nice", "-n", "10", sys.executable, "-m", *module),
+            *bound("nice", "-n", "10", sys.executable, "-m", *module, death_signal=signal.SIGTERM),
             env=environment,
             stdin=DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+
+
+def heed_sigterm() -> None:
+    """In a child: end by SIGTERM as by an exception, so that what is temporary is removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 async def end_child(process: Process) -> None:

@@ -237,7 +237,7 @@ async def stream_rows(
                 if row.split == "train" and source == "demonstration" and row.method in (None, "sft")
             ]
             yield [row for row, _ in made] + taught * (counts["demonstration_repeats"] - 1)
-    yield [_in_stage(_golden_row(item), methods_of(methods)[0], methods) for item in golden]
+    yield [_in_stage(golden_row(item), methods_of(methods)[0], methods) for item in golden]
 
 
 _MERGED = """
@@ -362,5 +362,6 @@ def _item_columns(prompt: Prompt, source: str, right: str | None, wrong: str | N
     }
 
 
-def _golden_row(item: Golden) -> Row:
+def golden_row(item: Golden) -> Row:
+    """A golden question as an item of the evaluation."""
     return Row("golden", _item_columns(item.prompt, "golden", item.answer, None), None, (), ())

@@ -19,16 +19,16 @@ PREPARED = {OUTPUT_IDS: "completion_ids", CHOSEN_IDS: "chosen_ids", REJECTED_IDS
 """Where recorded answers belong in what a trainer prepared."""
 
 
-def has_tokens(row: Row, tokenizer: Any) -> bool:
-    """Whether a row carries a whole answer as it was generated."""
-    output = row.get(OUTPUT_IDS) or [None]
-    return bool(row.get(PROMPT_IDS)) and output[-1] == tokenizer.eos_token_id
+def has_tokens(row: Row, tokenizer: Any, max_length: int) -> bool:
+    """Whether a row carries a whole answer as it was generated, which fits with its prompt."""
+    prompt, output = row.get(PROMPT_IDS) or [], row.get(OUTPUT_IDS) or [None]
+    return bool(prompt) and output[-1] == tokenizer.eos_token_id and len(prompt) + len(output) <= max_length
 
 
-def tokens_of(row: Row, tokenizer: Any) -> tuple[list[int], int]:
+def tokens_of(row: Row, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
     """All tokens of a row, and where its answer begins."""
     prompt, answer = row["prompt"], row["completion"]
-    if has_tokens(row, tokenizer):
+    if has_tokens(row, tokenizer, max_length):
         return [*row[PROMPT_IDS], *row[OUTPUT_IDS]], len(row[PROMPT_IDS])
     if isinstance(prompt, str):
         whole = tokenizer(prompt + answer + tokenizer.eos_token)["input_ids"]
@@ -37,13 +37,13 @@ def tokens_of(row: Row, tokenizer: Any) -> tuple[list[int], int]:
     return list(tokenizer.apply_chat_template([*prompt, *answer], return_dict=False)), len(asked)
 
 
-def to_tokens(rows: Sequence[Row], tokenizer: Any) -> Any:
+def to_tokens(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Any:
     """Rows as TRL takes them when there is nothing left to tokenise."""
     from datasets import Dataset
 
     made = []
     for row in rows:
-        ids, start = tokens_of(row, tokenizer)
+        ids, start = tokens_of(row, tokenizer, max_length)
         made.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
     return Dataset.from_list(made)
 

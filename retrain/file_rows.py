@@ -13,14 +13,14 @@ and answers that are not text are refused: training could not render them as the
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from feedback.datasets import Row
 from feedback.errors import HoneError
-from retrain.prompts import Prompt, answer_column, answer_text, group_similar, prompt_text, share_of
+from retrain.prompts import Prompt, answer_column, answer_text, group_similar, share_of, spoken_text
 from retrain.recipe import Method
 
 ROWS_MIN = 10
@@ -51,6 +51,8 @@ class FileRow:
     answer: str
     rejected: str | None = None
     label: bool | None = None
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file; lines are counted from 1."""
 
 
 def read_rows(lines: Iterable[bytes], method: Method, filename: str) -> list[FileRow]:
@@ -65,7 +67,7 @@ def read_rows(lines: Iterable[bytes], method: Method, filename: str) -> list[Fil
         if not line.strip():
             continue
         try:
-            rows += _rows_of(orjson.loads(line), method)
+            rows += [replace(row, line=number) for row in _rows_of(orjson.loads(line), method)]
         except orjson.JSONDecodeError as error:
             problems.append(f"line {number} is not JSON ({error})")
         except _BadLine as error:
@@ -79,6 +81,17 @@ def read_rows(lines: Iterable[bytes], method: Method, filename: str) -> list[Fil
     return list({_key(row): row for row in rows}.values())
 
 
+def unlike(rows: Sequence[FileRow], evaluated: Iterable[Prompt]) -> tuple[list[FileRow], list[FileRow]]:
+    """Rows that may be trained on, and those that ask nearly one of the questions that are evaluated with."""
+    asked = {spoken_text(prompt) for prompt in evaluated}
+    groups = group_similar([*asked, *(spoken_text(row.prompt) for row in rows)])
+    taken = {groups[question] for question in asked}
+    return (
+        [row for row in rows if groups[spoken_text(row.prompt)] not in taken],
+        [row for row in rows if groups[spoken_text(row.prompt)] in taken],
+    )
+
+
 def split_rows(
     training: Sequence[FileRow], validation: Sequence[FileRow] | None, held_out_share: float
 ) -> tuple[list[FileRow], list[FileRow]]:
@@ -87,17 +100,17 @@ def split_rows(
     Without validation rows about `held_out_share` of the rows are held out, by the hash of their questions. Where all
     questions are near-duplicates of each other, only equal ones are kept together.
     """
-    groups = group_similar(_question(row) for row in [*training, *(validation or ())])
+    groups = group_similar(spoken_text(row.prompt) for row in [*training, *(validation or ())])
     if validation is not None:
-        held = {groups[_question(row)] for row in validation}
-        return [row for row in training if groups[_question(row)] not in held], list(validation)
-    held = _held_groups([groups[_question(row)] for row in training], held_out_share)
+        held = {groups[spoken_text(row.prompt)] for row in validation}
+        return [row for row in training if groups[spoken_text(row.prompt)] not in held], list(validation)
+    held = _held_groups([groups[spoken_text(row.prompt)] for row in training], held_out_share)
     if not held:
-        groups = {_question(row): _question(row) for row in training}
+        groups = {spoken_text(row.prompt): spoken_text(row.prompt) for row in training}
         held = _held_groups(list(groups.values()), held_out_share)
     return (
-        [row for row in training if groups[_question(row)] not in held],
-        [row for row in training if groups[_question(row)] in held],
+        [row for row in training if groups[spoken_text(row.prompt)] not in held],
+        [row for row in training if groups[spoken_text(row.prompt)] in held],
     )
 
 
@@ -111,14 +124,6 @@ def _held_groups(group_of_row: Sequence[str], share: float) -> set[str]:
             held.add(group)
             room -= sizes[group]
     return held
-
-
-def _question(row: FileRow) -> str:
-    """What is asked; files often have one long system message in every row, which makes nothing alike."""
-    if isinstance(row.prompt, str):
-        return prompt_text(row.prompt)
-    asked = [message for message in row.prompt if message["role"] not in ("system", "developer")]
-    return prompt_text(asked or row.prompt)
 
 
 def train_row(method: Method, row: FileRow) -> Row:

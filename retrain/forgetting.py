@@ -8,6 +8,7 @@ import structlog
 from feedback import erasures, retention, taint
 from feedback.database import Database
 from feedback.settings import FeedbackSettings
+from retrain.alone import alone
 
 log = structlog.get_logger(__name__)
 
@@ -17,8 +18,9 @@ async def carry_out_erasures(database: Database, state_dir: Path) -> None:
     async with database.begin() as connection:
         unfinished = await erasures.unfinished(connection)
     for erasure in unfinished:
-        now = await erasures.advance(database, erasure.erasure_id, state_dir)
-        log.info("erasure", erasure_id=now.erasure_id, phase=now.phase, waits_for=now.waits_for)
+        with alone(erasure_id=erasure.erasure_id):
+            now = await erasures.advance(database, erasure.erasure_id, state_dir)
+            log.info("erasure", erasure_id=now.erasure_id, phase=now.phase, waits_for=now.waits_for)
     async with database.begin() as connection:
         await taint.spread(connection)
         done = await taint.retire_overdue(connection)

@@ -7,15 +7,14 @@ person can mend (a bad file, too little data) ends a request in words; anything 
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import adapters, datasets, fine_tuning, models, run_requests, runs, uploads
+from feedback import adapters, datasets, fine_tuning, golden, models, run_requests, runs, uploads
 from feedback.database import Database
 from feedback.datasets import Dataset, Row
 from feedback.errors import Conflict, HoneError, IllegalMove
@@ -23,14 +22,38 @@ from feedback.fine_tuning import Job
 from feedback.models import Model
 from feedback.run_requests import RunRequest
 from feedback.uploads import File
-from retrain.file_rows import ROWS_MIN, BadFile, FileRow, held_out_row, read_rows, split_rows, train_row
+from retrain.alone import alone
+from retrain.augment import EVALUATED
+from retrain.data import golden_row
+from retrain.file_rows import (
+    ROWS_MIN,
+    BadFile,
+    FileRow,
+    held_out_row,
+    read_rows,
+    split_rows,
+    train_row,
+    unlike,
+)
 from retrain.plan import freeze_dataset, make_plan, queue, served_template_hash
 from retrain.recipe import Method, Recipe, default_recipe
 
 RETAINED_MAX = 100
 """Answers that people approved earlier, asked again to see whether a job's version still gives them."""
+LINES_SHOWN = 20
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a job's files give, and what its version is asked beside them."""
+
+    train: list[Row]
+    evaluated: list[Row]
+    counts: dict[str, Any]
+    left_out: list[FileRow]
+    """Rows of the files that ask nearly what the version is asked anyway."""
 
 
 async def answer_requests(database: Database) -> None:
@@ -38,26 +61,13 @@ async def answer_requests(database: Database) -> None:
     async with database.begin() as connection:
         asked, jobs = await run_requests.waiting(connection), await fine_tuning.waiting(connection)
     for request in (one for one in asked if one.kind != "search"):
-        with _alone(request_id=request.request_id):
+        with alone(request_id=request.request_id):
             async with database.begin() as connection:
                 await _answer(connection, request)
     for job in jobs:
-        with _alone(job_id=job.job_id):
+        with alone(job_id=job.job_id):
             async with database.begin() as connection:
                 await _begin(connection, job)
-
-
-@contextmanager
-def _alone(**what: str) -> Iterator[None]:
-    """One request's trouble must not keep the others waiting."""
-    try:
-        yield
-    except (OSError, InterfaceError, OperationalError):
-        raise
-    except IllegalMove as error:
-        log.info("request let go: somebody else moved it meanwhile", reason=str(error), **what)
-    except Exception:
-        log.exception("request not answered; it is tried again", **what)
 
 
 async def _answer(connection: AsyncConnection, request: RunRequest) -> None:
@@ -105,11 +115,13 @@ async def _queue(connection: AsyncConnection, job: Job) -> None:
     if job.validation_file is not None:
         validation = await uploads.get(connection, job.project, job.validation_file)
     method = cast(Method, job.method)
-    train, held_out, counts = await asyncio.to_thread(_read, method, training, validation, model)
+    always = [golden_row(item) for item in await golden.of_model(connection, job.project, job.model)]
+    always += await _retained(connection, job.project, job.model)
+    material = await asyncio.to_thread(_read, method, training, validation, model, always)
     recipe = await job_recipe(connection, job, model)
     # Reading takes its time. From here on, whoever cancels waits, and then finds the run.
     await fine_tuning.set_status(connection, job, "queued")
-    dataset = await _freeze(connection, job, train, held_out, counts)
+    dataset = await _freeze(connection, job, material)
     run = await runs.create(
         connection,
         project=job.project,
@@ -126,33 +138,56 @@ async def _queue(connection: AsyncConnection, job: Job) -> None:
     await runs.add_event(
         connection,
         run.run_id,
-        f"Files validated: {counts['train']} rows to train on, {dataset.counts['held_out']} held out for the "
+        f"Files validated: {len(material.train)} rows to train on, {dataset.counts['held_out']} held out for the "
         f"evaluation. Trains {job.method.upper()} for {recipe.epochs:g} epochs at learning rate "
         f"{recipe.learning_rate:g}; the result will answer as {name}.",
         data={"dataset_id": dataset.dataset_id, "recipe": recipe.to_json()},
     )
+    if material.left_out:
+        await runs.add_event(connection, run.run_id, _left_out(material.left_out), level="warn")
     log.info("job queued", job_id=job.job_id, run_id=run.run_id)
 
 
+def _left_out(rows: Sequence[FileRow]) -> str:
+    lines = sorted({row.line for row in rows})
+    more = f" and {len(lines) - LINES_SHOWN} more" if len(lines) > LINES_SHOWN else ""
+    return (
+        f"{len(rows)} rows are not trained on: they ask nearly what every version is asked, the golden set and what "
+        f"people approved. Lines of the training file: {', '.join(map(str, lines[:LINES_SHOWN]))}{more}."
+    )
+
+
 def _read(
-    method: Method, training: File, validation: File | None, model: Model
-) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    method: Method, training: File, validation: File | None, model: Model, always: Sequence[Row]
+) -> Material:
+    """Read the files. Each version is asked the golden set and what people approved: nothing like it is trained on."""
     given = _rows(method, training)
     checked = None if validation is None else _rows(method, validation)
-    train, held_out = split_rows(given, checked, model.policy.training.held_out_share)
+    usable, left_out = unlike(given, [row.columns["prompt"] for row in always])
+    train, held_out = split_rows(usable, checked, model.policy.training.held_out_share)
     if len(train) < ROWS_MIN:
+        also = f" {_left_out(left_out)}" if left_out else ""
         raise BadFile(
             f"'{training.filename}' has {len(given)} different rows, and {len(train)} are left to train on after those "
-            f"for the evaluation were taken out; at least {ROWS_MIN} are needed. Add rows, or send a validation_file."
+            f"for the evaluation were taken out; at least {ROWS_MIN} are needed.{also} Add rows, or send a "
+            "validation_file."
         )
     if method == "kto" and len({row.label for row in train}) < 2:
         raise BadFile(f"'{training.filename}' has only one of the labels true and false; KTO needs both.")
+    excluded = {
+        EVALUATED: len(left_out),
+        "question is held out": len(usable) - len(train) if validation else 0,
+    }
+    evaluated = {row.row_hash: row for row in [*map(held_out_row, held_out), *always]}
+    asked = Counter(row.columns["source"] for row in evaluated.values() if row.split == "held_out")
     counts = {
         "train": len(train),
         "train_sources": dict(Counter("uploaded" for _ in train)),
-        "excluded": {"question is held out": len(given) - len(train)} if validation else {},
+        "excluded": {reason: rows for reason, rows in excluded.items() if rows},
+        "held_out": asked.total(),
+        "held_out_sources": dict(asked),
     }
-    return [train_row(method, row) for row in train], [held_out_row(row) for row in held_out], counts
+    return Material([train_row(method, row) for row in train], list(evaluated.values()), counts, left_out)
 
 
 def _rows(method: Method, file: File) -> list[FileRow]:
@@ -160,34 +195,24 @@ def _rows(method: Method, file: File) -> list[FileRow]:
         return read_rows(lines, method, file.filename)
 
 
-async def _freeze(
-    connection: AsyncConnection,
-    job: Job,
-    train: Sequence[Row],
-    held_out: Sequence[Row],
-    counts: dict[str, Any],
-) -> Dataset:
-    """Freeze a file's rows, with answers approved earlier among the held-out: the gate asks whether they are kept."""
-    retained = await _retained(connection, job.project, job.model)
-    unique = {row.row_hash: row for row in [*held_out, *retained]}
-    every_held_out = list(unique.values())
-    sources = Counter(row.columns["source"] for row in every_held_out)
+async def _freeze(connection: AsyncConnection, job: Job, material: Material) -> Dataset:
     return await datasets.freeze(
         connection,
         project=job.project,
         model=job.model,
         method=job.method,
-        rows=sorted([*train, *every_held_out], key=lambda row: row.row_hash),
+        rows=sorted([*material.train, *material.evaluated], key=lambda row: row.row_hash),
         selection={
             "job_id": job.job_id,
             "training_file": job.training_file,
             "validation_file": job.validation_file,
         },
-        counts={**counts, "held_out": len(every_held_out), "held_out_sources": dict(sources)},
+        counts=material.counts,
     )
 
 
 async def _retained(connection: AsyncConnection, project: str, model: str) -> list[Row]:
+    """Answers approved earlier: the gate asks whether they are kept."""
     for dataset in await datasets.in_project(connection, project):
         if dataset.model == model and dataset.counts.get("raters"):
             held_out = await datasets.rows(connection, dataset.dataset_id, split="held_out")

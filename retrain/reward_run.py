@@ -10,10 +10,8 @@ The gate does not read the numbers.
 """
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from feedback import adapters, datasets, evaluations, evidence_page, runs
@@ -26,6 +24,7 @@ from retrain.plan import freeze, make_plan
 from retrain.prompts import answer_column, prompt_text
 from retrain.recipe import Recipe
 from retrain.reward import RewardModel, Row, Share, preferred, train_reward
+from retrain.scratch import scratch
 from retrain.settings import RetrainSettings
 from retrain.training import pick_device
 from retrain.validation import held_out_columns
@@ -54,9 +53,9 @@ def reward(project: str, version: str, *, learning_rate: float = LEARNING_RATE) 
     """
     url, settings = FeedbackSettings.load().resolve_database_url(), RetrainSettings.load()
     asked = asyncio.run(_read(url, project, version, learning_rate))
-    with tempfile.TemporaryDirectory(prefix="hone-reward-") as directory:
+    with scratch(FeedbackSettings.load().absolute_state_dir, "reward") as directory:
         context = TrainingContext(
-            Path(directory), device=pick_device(settings.training_device), threads=settings.training_threads
+            directory, device=pick_device(settings.training_device), threads=settings.training_threads
         )
         model = train_reward(asked.pairs, asked.held_out, asked.recipe, context)
         preference = _preference(model, asked.answers)

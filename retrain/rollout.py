@@ -2,19 +2,20 @@
 
 What happens on its own is little: a worse canary is aborted; one that a person should look at is paused; a step that
 has been open long enough is followed by the next one of the policy that an operator approved. Only where the policy
-says `approval = "automatic"` does the worker approve a candidate that passed its gate, and promote one whose verdict is
-`better`. A verdict that is missing, undecided or built on too little moves nothing; what was aborted stays out, and
-what a person paused stays paused, until a person says otherwise.
+says `approval = "automatic"` does the worker approve the newest candidate that passed its gate beside today's champion,
+and promote one whose verdict is `better`. A verdict that is missing, undecided or built on too little moves nothing;
+what was aborted stays out, and what a person paused stays paused, until a person says otherwise.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, experiments, exposure_sums, models, rollouts, shipping
-from feedback.adapters import AUTOMATIC_ACTOR
+from feedback.adapters import AUTOMATIC_ACTOR, Adapter
 from feedback.database import Database
 from feedback.errors import IllegalMove
 from feedback.experiments import CANDIDATE_ARM, Experiment
@@ -23,16 +24,15 @@ from feedback.policy import ModelPolicy
 from monitoring import verdict as verdicts
 from monitoring.verdict import Verdict
 from retrain import rollout_arms
+from retrain.alone import alone
 from retrain.demands import keep, sum_up
 from retrain.rollout_steps import causes_to_pause, next_step
-
-log = structlog.get_logger(__name__)
 
 
 async def tick(database: Database) -> list[str]:
     """Look at every model once; returns what was done, one sentence each.
 
-    Each experiment is its own transaction: trouble with one does not hold up the abort of another.
+    Each experiment and model is its own transaction: trouble with one does not hold up the abort of another.
     """
     async with database.begin() as connection:
         await exposure_sums.let_go_of_ended(connection)
@@ -41,18 +41,15 @@ async def tick(database: Database) -> list[str]:
         every_model = await models.every(connection)
     done: list[str] = []
     for experiment in running:
-        try:
+        # A person may have promoted or aborted it between our reading and now; their decision stands.
+        with alone(experiment_id=experiment.experiment_id), suppress(IllegalMove):
             async with database.begin() as connection:
                 done += await _advance(connection, experiment)
-        except IllegalMove:
-            # A person promoted or aborted it between our reading and now; their decision stands.
-            continue
-        except (ValueError, ArithmeticError):
-            log.exception("a canary cannot be judged", experiment_id=experiment.experiment_id)
     for model in every_model:
         if model.policy.approval == "automatic":
-            async with database.begin() as connection:
-                done += await _ship_candidate(connection, model)
+            with alone(project=model.project, model=model.model):
+                async with database.begin() as connection:
+                    done += await _ship_candidate(connection, model)
     return done
 
 
@@ -119,13 +116,23 @@ async def _ship_candidate(connection: AsyncConnection, seen: Model) -> list[str]
     model = await models.hold(connection, seen.project, seen.model)
     if model.policy.approval != "automatic":
         return []
-    versions = await adapters.of_model(connection, model.project, model.model)
-    waiting = [one for one in versions if one.state == "candidate" and one.aborted_at is None]
-    if not waiting or await experiments.of_model(connection, model.project, model.model) is not None:
+    champion = await adapters.champion(connection, model.project, model.model)
+    candidate = to_ship(await adapters.of_model(connection, model.project, model.model), champion)
+    if candidate is None or await experiments.of_model(connection, model.project, model.model) is not None:
         return []
-    reason = "it passed the gate, and the policy approves by itself"
-    newest = await shipping.approve(
-        connection, model.project, waiting[0].name, by=AUTOMATIC_ACTOR, reason=reason
-    )
-    await shipping.start_canary(connection, model.project, newest.name, by=AUTOMATIC_ACTOR)
-    return [f"{newest.name} meets its first traffic: {reason}."]
+    reason = f"it passed the gate beside {champion.name}, and the policy approves by itself"
+    await shipping.approve(connection, model.project, candidate.name, by=AUTOMATIC_ACTOR, reason=reason)
+    await shipping.start_canary(connection, model.project, candidate.name, by=AUTOMATIC_ACTOR)
+    return [f"{candidate.name} meets its first traffic: {reason}."]
+
+
+def to_ship(versions: Sequence[Adapter], champion: Adapter) -> Adapter | None:
+    """The newest version that passed its gate, if it waits and was compared with this champion.
+
+    An older one knows less than what came after it, and what was found beside a champion that has left says nothing of
+    this one: such a version is for a person to approve. `versions` are newest first.
+    """
+    newest = next(one for one in versions if one.state not in ("trained", "rejected"))
+    evidence = (newest.gate or {}).get("evidence") or {}
+    waits = newest.state == "candidate" and newest.aborted_at is None
+    return newest if waits and evidence.get("champion") == champion.engine_name else None

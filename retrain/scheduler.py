@@ -21,10 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from feedback import models, runs
 from feedback.adapters import AUTOMATIC_ACTOR
 from feedback.database import WORKER_LOCK, Database, is_outage
-from feedback.errors import Conflict
+from feedback.errors import Conflict, HoneError
 from feedback.fresh import fresh_feedback
 from feedback.models import Model
 from feedback.settings import FeedbackSettings
+from retrain.alone import alone
 from retrain.duties import watching
 from retrain.forgetting import carry_out_erasures, keep_no_longer
 from retrain.plan import file_for_review, make_plan, queue
@@ -152,15 +153,16 @@ class Trigger:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.refused_at: dict[tuple[str, str], int] = {}
+        self.refused_at: dict[tuple[str, str], tuple[int, str]] = {}
 
     async def check(self) -> None:
         """Look at every model once."""
         async with self.database.begin() as connection:
             every_model = await models.every(connection)
         for model in every_model:
-            async with self.database.begin() as connection:
-                await self._check(connection, model)
+            with alone(project=model.project, model=model.model):
+                async with self.database.begin() as connection:
+                    await self._check(connection, model)
 
     async def _check(self, connection: AsyncConnection, model: Model) -> None:
         policy, key = model.policy.training, (model.project, model.model)
@@ -171,12 +173,18 @@ class Trigger:
         if since and datetime.now(UTC) - since < timedelta(hours=policy.interval_hours_min):
             return
         fresh = await fresh_feedback(connection, model, since)
-        # What was refused stays refused until more is said: planning reads the whole record.
-        if fresh < policy.fresh_feedback_min or self.refused_at.get(key) == fresh:
+        # What was refused stays refused until more is said, or the policy changes: planning reads the whole record.
+        now = (fresh, model.policy.version)
+        if fresh < policy.fresh_feedback_min or self.refused_at.get(key) == now:
             return
-        plan = await make_plan(connection, model.project, model.model)
+        try:
+            plan = await make_plan(connection, model.project, model.model)
+        except HoneError as error:
+            self.refused_at[key] = now
+            log.warning("no run", model=model.model, fresh_feedback=fresh, reasons=(str(error),))
+            return
         if plan.recipe is None:
-            self.refused_at[key] = fresh
+            self.refused_at[key] = now
             await file_for_review(connection, plan)
             log.info("no run", model=model.model, fresh_feedback=fresh, reasons=plan.choice.sentences)
             return

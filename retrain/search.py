@@ -54,6 +54,8 @@ class Search:
     recipe: Recipe
     """Where to search around; what is not searched stays as it is here."""
     trials: int
+    directory: Path
+    """Where its trials are trained, one after the other; nothing stays there."""
     sampler: Sampler = "bayesian"
     device: str = "cpu"
     threads: int = 1
@@ -135,7 +137,7 @@ class Search:
         return ended("complete")
 
     def _score(self, recipe: Recipe, learned: Sequence[Row], scored: Sequence[Row]) -> float:
-        with tempfile.TemporaryDirectory(prefix="hone-trial-") as directory:
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             context = TrainingContext(Path(directory), device=self.device, threads=self.threads)
             result = TRAIN[recipe.method](learned, recipe, context)
             assert result is not None

@@ -19,7 +19,8 @@ from feedback.database import Database
 from feedback.errors import HoneError, IllegalMove
 from feedback.run_requests import RunRequest
 from feedback.settings import FeedbackSettings
-from retrain.children import child_environment, end_child, start_child
+from retrain.children import child_environment, end_child, heed_sigterm, start_child
+from retrain.scratch import sweep
 from retrain.search_run import search
 
 POLL_SECONDS = 1.0
@@ -28,6 +29,7 @@ LOST = "The worker ended while it searched. What was tried is kept; ask again fo
 
 async def look(database: Database, state_dir: Path, threads: int = 1) -> list[str]:
     """Carry out the oldest search that waits, to its end; returns what was done, one sentence each."""
+    await asyncio.to_thread(sweep, state_dir)
     async with database.begin() as connection:
         # One worker leads, and looks once at a time: what runs in the record and not here has lost its process.
         for left in await run_requests.waiting(connection, status="running"):
@@ -85,6 +87,7 @@ def main() -> None:
     """Search as a request asks, and answer it."""
     parser = argparse.ArgumentParser(description="Carry out one search.")
     parser.add_argument("--request", required=True)
+    heed_sigterm()
     asked = asyncio.run(_running(parser.parse_args().request))
     options, refusal = asked.search or {}, None
     try:

@@ -14,6 +14,7 @@ from feedback.settings import FeedbackSettings
 from feedback.terminal import console
 from retrain.plan import freeze, make_plan
 from retrain.recipe import Recipe
+from retrain.scratch import scratch
 from retrain.search import SAMPLERS, Outcome, Search
 from retrain.select import said
 from retrain.settings import RetrainSettings
@@ -41,7 +42,7 @@ def search(
     url, settings = FeedbackSettings.load().resolve_database_url(), RetrainSettings.load()
     dataset, rows, recipe = asyncio.run(_frozen(url, project, model, method))
     search_id = search_id or new_id("search")
-    looked = Search(recipe, trials, chosen, pick_device(settings.training_device), settings.training_threads)
+    device, threads = pick_device(settings.training_device), settings.training_threads
     best: list[Outcome] = []
 
     def keep(outcome: Outcome) -> None:
@@ -54,7 +55,8 @@ def search(
         console.print(
             f"{search_id}: {recipe.method.upper()} on the {len(rows)} training rows of {dataset.dataset_id}."
         )
-    looked.run(rows, keep)
+    with scratch(FeedbackSettings.load().absolute_state_dir, "search") as directory:
+        Search(recipe, trials, directory, chosen, device, threads).run(rows, keep)
     _conclude(search_id, model, best, as_json=as_json)
     return search_id
 

@@ -34,12 +34,14 @@ def train_sft(rows: Sequence[Row], recipe: Recipe, context: TrainingContext) -> 
     fitting = fitting_rows(rows, base.tokenizer, recipe.max_length, ("completion",))
     held_out = that_fit(context.held_out, base.tokenizer, recipe.max_length, ("completion",))
     learned, validation = split_validation(fitting, recipe)
-    exact = sum(has_tokens(row, base.tokenizer) for row in learned)
+    exact = sum(has_tokens(row, base.tokenizer, recipe.max_length) for row in learned)
     arguments = SFTConfig(completion_only_loss=True, **trainer_arguments(recipe, context, len(learned)))
     trainer = SFTTrainer(
         model=base.model,
         args=arguments,
-        train_dataset=to_tokens(learned, base.tokenizer) if exact else to_dataset(learned, "sft"),
+        train_dataset=to_tokens(learned, base.tokenizer, recipe.max_length)
+        if exact
+        else to_dataset(learned, "sft"),
         eval_dataset=to_datasets("sft", validation, held_out),
         processing_class=base.tokenizer,
         peft_config=base.lora,

@@ -18,6 +18,7 @@ from feedback.database import Database
 from feedback.models import Model
 from feedback.shadow_answers import Question
 from monitoring.failures import ErrorClass, of_engine
+from retrain.alone import alone
 from retrain.settings import RetrainSettings
 
 LOOK_BACK = timedelta(minutes=10)
@@ -35,7 +36,8 @@ async def tick(database: Database, settings: RetrainSettings) -> list[str]:
     done: list[str] = []
     for model in every_model:
         if model.policy.rollout.shadow_share > 0:
-            done += await _shadow(database, model, settings)
+            with alone(project=model.project, model=model.model):
+                done += await _shadow(database, model, settings)
     return done
 
 

@@ -32,6 +32,13 @@ def history_of(log_history: Iterable[Mapping[str, Any]]) -> list[dict[str, float
     return [rows[step] for step in sorted(rows)]
 
 
+def last_loss(history: Steps, otherwise: float) -> float:
+    """Mean training loss over the last tenth of the steps: one batch alone is noise."""
+    losses = [row["train_loss"] for row in history if "train_loss" in row]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail) if tail else otherwise
+
+
 def one_after_the_other(histories: Iterable[Steps]) -> list[dict[str, float]]:
     """The steps of several stages, counted on."""
     rows: list[dict[str, float]] = []

@@ -25,7 +25,7 @@ from feedback.errors import HoneError
 from retrain.checkpoints import last_checkpoint, sync_directory
 from retrain.context import TrainingContext, TrainingFailed, memory_bytes
 from retrain.recipe import Recipe
-from retrain.step_metrics import history_of
+from retrain.step_metrics import history_of, last_loss
 from retrain.validation import BestWeights
 from retrain.watcher import watch
 
@@ -236,6 +236,7 @@ def train_to_end(
         return None
     watcher.best = None  # what follows is not looked at to stop by
     notes = {**(notes or {}), **_losses(trainer, best, sets.get("held_out"))}
+    history = history_of(trainer.state.log_history)
     rows = len(trainer.train_dataset)
     return save_result(
         trainer.model,
@@ -244,13 +245,13 @@ def train_to_end(
             rows=rows,
             rows_left_out=rows_given - rows,
             steps=trainer.state.global_step,
-            loss=watcher.mean_loss(output.training_loss),
+            loss=last_loss(history, output.training_loss),
             seconds=time.monotonic() - started,
             memory_bytes=memory_bytes(),
             device=context.device,
             resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
             notes=notes,
-            history=history_of(trainer.state.log_history),
+            history=history,
         ),
     )
 

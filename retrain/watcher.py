@@ -24,12 +24,6 @@ class Watcher:
         self.began = self.saved = time.monotonic()
         self.reported = -math.inf
         self.first_step = 0
-        self.losses: list[float] = []
-
-    def mean_loss(self, otherwise: float) -> float:
-        """Mean over the last tenth of the steps seen: one batch alone is noise."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(tail) / len(tail) if tail else otherwise
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock; a resumed training does not start at step 0."""
@@ -42,7 +36,8 @@ class Watcher:
         """Ask for a checkpoint when one is due, or when it is time to stop."""
         self.stopped = self.context.should_stop() and state.global_step < state.max_steps
         due = time.monotonic() - self.saved >= self.context.checkpoint_interval_seconds
-        if self.best is not None and not self.stopped:
+        if self.best is not None:
+            # Also when it is time to stop: the step is not done again, and its look would be lost.
             control.should_evaluate |= state.global_step % evaluation_steps(state.max_steps) == 0
         control.should_training_stop |= self.stopped
         control.should_save |= self.stopped or due
@@ -51,10 +46,12 @@ class Watcher:
         self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **_: Any
     ) -> None:
         """End the training when the validation loss has stopped falling."""
-        if self.best is not None and model is not None and "eval_loss" in (metrics or {}):
-            control.should_training_stop |= self.best.add(
-                state.global_step, float(metrics["eval_loss"]), model
-            )
+        if self.best is None or model is None or "eval_loss" not in (metrics or {}):
+            return
+        if self.best.add(state.global_step, float(metrics["eval_loss"]), model):
+            control.should_training_stop = True
+            # It ends here, whoever told it to stop: nothing goes on from this step, which would be one too many.
+            self.stopped = control.should_save = False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark what the trainer has written as whole."""
@@ -79,7 +76,6 @@ class Watcher:
                 f"The loss became {loss} at step {state.global_step} of {state.max_steps}. Lower "
                 f"training.recipe.learning_rate (now {args.learning_rate:g}) in the model's policy."
             )
-        self.losses.append(loss)
         now = time.monotonic()
         if (
             now - self.reported >= self.context.report_interval_seconds

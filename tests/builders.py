@@ -51,9 +51,14 @@ async def an_uploaded_file(connection: AsyncConnection, folder: Path, content: b
 
 
 async def an_adapter(
-    connection: AsyncConnection, *, state: str = "candidate", model: str = "support", path: str = "/nowhere"
+    connection: AsyncConnection,
+    *,
+    state: str = "candidate",
+    model: str = "support",
+    path: str = "/nowhere",
+    beside: Adapter | None = None,
 ) -> Adapter:
-    """A new version, moved to `state` along the legal moves."""
+    """A new version, moved to `state` along the legal moves; the gate compared it with `beside`."""
     await a_model(connection, model)
     adapter_id, version = await adapters.reserve(connection, PROJECT, model)
     adapter = await adapters.register(
@@ -71,6 +76,8 @@ async def an_adapter(
     if state == "trained":
         return adapter
     report = FAILED if state == "rejected" else PASSED
+    if beside is not None:
+        report = {**report, "evidence": {"champion": beside.engine_name}}
     adapter = await adapters.decide(connection, adapter, report=report, evidence_hash="e" * 64, by="test")
     if state in ("candidate", "rejected"):
         return adapter

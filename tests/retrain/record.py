@@ -37,17 +37,18 @@ async def teach(
     *,
     people: int = 10,
     policy: ModelPolicy | None = None,
+    model: str = MODEL,
 ) -> None:
     """Each person corrects three answers and approves two."""
-    await a_model(connection, MODEL, policy=policy or small_policy(), base_model=str(base_model))
+    await a_model(connection, model, policy=policy or small_policy(), base_model=str(base_model))
     for person in range(people):
         rater = f"rater-{person}"
         for n in range(3):
-            question = f"{_subject(person * 3 + n)}: how long may I return it?"
-            await _said(connection, rater, question, OLD, kind="demonstration", value=NEW)
+            question = f"{a_subject(person * 3 + n)}: how long may I return it?"
+            await _said(connection, rater, question, OLD, kind="demonstration", value=NEW, model=model)
         for n in range(2):
-            question = f"When is it open? I mean: {_subject(1000 + person * 2 + n)}."
-            await _said(connection, rater, question, KEPT, kind="rating", value=True)
+            question = f"When is it open? I mean: {a_subject(1000 + person * 2 + n)}."
+            await _said(connection, rater, question, KEPT, kind="rating", value=True, model=model)
 
 
 async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, policy: ModelPolicy) -> None:
@@ -55,7 +56,7 @@ async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, 
     await teach(connection, base_model, policy=policy)
     for person in range(10):
         for n in range(2):
-            question = f"Do you gift-wrap {_subject(2000 + person * 2 + n)}?"
+            question = f"Do you gift-wrap {a_subject(2000 + person * 2 + n)}?"
             answers = (f"Gladly, with a bow, number {person}.", f"If it must be, number {person}.")
             better = await _said(
                 connection, f"rater-{person}", question, answers[0], kind="comment", value="Hm"
@@ -63,7 +64,7 @@ async def teach_and_choose(connection: AsyncConnection, base_model: Path | str, 
             await _said(connection, f"rater-{person}", question, answers[1], kind="preference", value=better)
 
 
-def _subject(number: int) -> str:
+def a_subject(number: int) -> str:
     """Words that no other number has: questions that differ in a digit alone are near-duplicates."""
     draw = random.Random(number)
     return " ".join("".join(draw.choice("aeioubdfgklmnprst") for _ in range(7)) for _ in range(6))
@@ -96,14 +97,22 @@ async def evaluating_run(connection: AsyncConnection, **options: Any) -> tuple[R
 
 
 async def _said(
-    connection: AsyncConnection, rater: str, question: str, answer: str, *, kind: str, value: Any
+    connection: AsyncConnection,
+    rater: str,
+    question: str,
+    answer: str,
+    *,
+    kind: str,
+    value: Any,
+    model: str = MODEL,
 ) -> str:
-    request = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
+    request = {"model": model, "messages": [{"role": "user", "content": question}]}
     completion = await a_rated_completion(
         connection,
         kind=kind,
         value=value,
         rater=rater,
+        model=model,
         request=orjson.dumps(request).decode(),
         output_text=answer,
         message=orjson.dumps({"role": "assistant", "content": answer}).decode(),

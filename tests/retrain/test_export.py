@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from feedback import adapters, lineage, runs
+from feedback import adapters, datasets, lineage, runs
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.errors import Conflict, HoneError
 from retrain.bring_in import bring_in
 from retrain.export import FORMS, export
+from retrain.file_rows import FileRow, held_out_row
 from retrain.publish import BadWeights
 from tests.builders import PROJECT
 from tests.retrain.record import MODEL, queued_run, teach
@@ -93,6 +94,30 @@ async def test_an_imported_adapter_waits_for_the_gate(
             await bring_in(
                 connection, PROJECT, MODEL, tiny_adapters[0], adapters_dir=tmp_path / "adapters", by="ada"
             )
+
+
+async def test_an_imported_adapter_is_not_evaluated_with_the_rows_of_a_fine_tuning_job(
+    database: Database, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with database.begin() as connection:
+        await teach(connection, tiny_model)
+        row = FileRow([{"role": "user", "content": "Hello?"}], "Hello.")
+        of_a_job = await datasets.freeze(
+            connection,
+            project=PROJECT,
+            model=MODEL,
+            method="sft",
+            rows=[held_out_row(row)],
+            selection={"job_id": "ftjob-1"},
+            counts={"train": 0, "held_out": 1},
+        )
+        made = await bring_in(
+            connection, PROJECT, MODEL, tiny_adapters[0], adapters_dir=tmp_path / "adapters", by="ada"
+        )
+        assert made.run_id is not None
+        run = await runs.by_id(connection, made.run_id)
+        used = await datasets.get(connection, run.dataset_id)
+    assert used.dataset_id != of_a_job.dataset_id and used.counts["raters"] == 10
 
 
 async def test_an_adapter_that_cannot_be_served_is_not_imported(database: Database, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import orjson
 import pytest
 
-from retrain.file_rows import BadFile, FileRow, held_out_row, read_rows, split_rows, train_row
+from retrain.file_rows import BadFile, FileRow, held_out_row, read_rows, split_rows, train_row, unlike
 from retrain.recipe import Method
 
 ASKED = {"role": "user", "content": "Hello?"}
@@ -40,6 +40,21 @@ def test_openai_preferences_and_trl_columns_give_the_same_pair() -> None:
         "completion": [SAID],
         "rejected": [other],
     }
+
+
+def test_a_row_that_asks_nearly_what_is_evaluated_with_is_named_by_its_line() -> None:
+    def asked(question: str) -> dict[str, str]:
+        return {"role": "user", "content": question}
+
+    system = {"role": "system", "content": "You are a shop's assistant, and as short as can be. " * 9}
+    rows = [
+        {"messages": [system, asked(f"How long may I keep the {what} before I return it?"), SAID]}
+        for what in ("lamp", "extraordinarily heavy garden furniture", "LAMPS")
+    ]
+    read = read_rows([b"\n", *lines(*rows)], "sft", "a.jsonl")
+    learned, left_out = unlike(read, [[asked("How long may I keep the  lamp before I return it?")]])
+    assert ([row.line for row in learned], [row.line for row in left_out]) == ([3], [2, 4])
+    assert unlike(read, []) == (read, [])
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,83 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from feedback import datasets, run_requests, runs
+from feedback import datasets, fine_tuning, golden, models, run_requests, runs
 from feedback.database import Database
 from feedback.errors import IllegalMove
+from feedback.fine_tuning import Job, Target
 from feedback.policy import TrainingPolicy, read_policy
 from retrain import plan, requests
 from retrain.plan import Plan, make_plan
 from retrain.requests import answer_requests
 from retrain.when import queue_depth, reason_to_wait
-from tests.builders import PROJECT
+from tests.builders import PROJECT, an_uploaded_file
 from tests.fakes import Asked, fake_engine
-from tests.retrain.record import MODEL, teach
+from tests.retrain.record import MODEL, a_subject, queued_run, teach
 from tests.serving.running import running_gateway
+
+
+async def a_job(connection: AsyncConnection, folder: Path, rows: list[dict[str, Any]]) -> Job:
+    """A job for SFT on the rows."""
+    file = await an_uploaded_file(connection, folder, b"\n".join(map(orjson.dumps, rows)))
+    return await fine_tuning.create(
+        connection,
+        project=PROJECT,
+        target=Target(await models.get(connection, PROJECT, MODEL), None),
+        asked_model=MODEL,
+        method="sft",
+        hyperparameters={},
+        training_file=file.file_id,
+        validation_file=None,
+        suffix=None,
+        seed=1,
+        metadata=None,
+        by="ada",
+    )
+
+
+async def test_a_job_is_asked_the_golden_set_and_trains_on_nothing_it_is_asked(
+    database: Database, state_dir: Path
+) -> None:
+    def row(asked: list[dict[str, str]], answer: str) -> dict[str, Any]:
+        return {"messages": [*asked, {"role": "assistant", "content": answer}]}
+
+    def question(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": text}]
+
+    asked = question("May I return a lamp that I have used for reading?")
+    async with database.begin() as connection:
+        ordinary = await queued_run(connection, "tiny")
+        await runs.finish(connection, ordinary.run_id, status="failed", error="test")
+        await golden.add(
+            connection, project=PROJECT, model=MODEL, prompt=asked, answer="Within 30 days.", by="ada"
+        )
+        held_out = await datasets.rows(connection, ordinary.dataset_id, split="held_out")
+        retained = [one.columns for one in held_out if one.columns["source"] == "approved"]
+        rows = [row(question(f"{a_subject(9000 + n)}?"), f"{n} days.") for n in range(39)]
+        rows.insert(
+            1, row(question("MAY I return a lamp that I have used for reading it?"), "Within 99 days.")
+        )
+        rows += [row(one["prompt"], "Never.") for one in retained]
+        job = await a_job(connection, state_dir, rows)
+    await answer_requests(database)
+    async with database.begin() as connection:
+        job = await fine_tuning.get(connection, PROJECT, job.job_id)
+        assert job.run_id is not None, job.error
+        made = await datasets.get(connection, (await runs.by_id(connection, job.run_id)).dataset_id)
+        frozen = await datasets.rows(connection, made.dataset_id)
+        told = [event.message for event in await runs.events(connection, job.run_id)]
+    assert [one.columns["prompt"] for one in frozen if one.split == "golden"] == [asked]
+    learned = [str(one.columns["prompt"]).casefold() for one in frozen if one.split == "train"]
+    assert len(learned) == made.counts["train"] and not [one for one in learned if "lamp" in one]
+    assert not {str(one["prompt"]).casefold() for one in retained} & set(learned)
+    assert made.counts["excluded"] == {"asks nearly what is evaluated with": 1 + len(retained)}
+    lines = ", ".join(str(line) for line in (2, *range(41, 41 + len(retained))))
+    assert [one for one in told if one.startswith(f"{1 + len(retained)} rows are not trained on")]
+    assert [one for one in told if one.endswith(f"Lines of the training file: {lines}.")]
 
 
 async def test_a_run_asked_for_over_http_is_planned_and_queued_by_the_worker(

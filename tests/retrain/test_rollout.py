@@ -296,11 +296,31 @@ async def test_an_automatic_policy_ships_a_candidate_but_not_one_that_was_aborte
     policy = ModelPolicy(approval="automatic", rollout=QUICK)
     async with database.begin() as connection:
         await a_model(connection, policy=policy)
-        await an_adapter(connection, state="candidate")
+        base = await adapters.champion(connection, PROJECT, "support")
+        await an_adapter(connection, state="candidate", beside=base)
     assert len(await rollout.tick(database)) == 1
     async with database.begin() as connection:
         await shipping.abort(connection, PROJECT, "support", by=AUTOMATIC_ACTOR, reason="worse")
     assert await rollout.tick(database) == []
+
+
+async def test_an_automatic_policy_ships_only_the_newest_that_passed_beside_the_champion_there_is(
+    database: Database,
+) -> None:
+    async with database.begin() as connection:
+        await a_model(connection, policy=ModelPolicy(approval="automatic", rollout=QUICK))
+        base = await adapters.champion(connection, PROJECT, "support")
+        await an_adapter(connection, beside=base)
+        second = await an_adapter(connection, state="champion", beside=base)
+    assert await rollout.tick(database) == []
+    async with database.begin() as connection:
+        await an_adapter(connection, beside=base)
+    assert await rollout.tick(database) == []
+    async with database.begin() as connection:
+        await an_adapter(connection, beside=second)
+        await an_adapter(connection, state="rejected", beside=second)
+    [said] = await rollout.tick(database)
+    assert said.startswith("support@4 meets its first traffic: it passed the gate beside support@2")
 
 
 async def test_a_decision_a_person_made_meanwhile_stands(database: Database) -> None:

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
-from feedback import models, review, runs
+from feedback import adapters, models, review, runs, uploads
 from feedback.database import Database
 from feedback.fresh import fresh_feedback
+from feedback.models import Model
+from feedback.policy import read_policy
+from retrain import rollout
 from retrain.scheduler import Trigger, _guarded, leadership, work
 from retrain.settings import RetrainSettings
-from tests.builders import PROJECT, a_rated_completion
+from tests.builders import PROJECT, a_model, a_rated_completion, an_adapter, an_uploaded_file
 from tests.retrain.record import MODEL, small_policy, teach
 
 EAGER = {"fresh_feedback_min": 10, "interval_hours_min": 0}
@@ -104,9 +108,64 @@ async def test_data_that_was_refused_is_not_planned_with_again_until_more_is_sai
         await teach(connection, "tiny", people=2, policy=small_policy(**EAGER))
     trigger = Trigger(database)
     await trigger.check()
-    assert trigger.refused_at == {(PROJECT, MODEL): 10}
     async with database.begin() as connection:
+        model = await models.get(connection, PROJECT, MODEL)
+        assert trigger.refused_at == {(PROJECT, MODEL): (10, model.policy.version)}
         assert await runs.in_project(connection, PROJECT) == []
+
+
+@pytest.mark.parametrize("wrong", [{"recipe": {"sft": {"ranks": 8}}}, {"replay_file": "file-1"}])
+async def test_a_policy_that_no_run_can_be_planned_with_holds_up_its_own_model_only(
+    wrong: dict[str, object], database: Database, tmp_path: Path
+) -> None:
+    async with database.begin() as connection:
+        await teach(connection, "tiny", policy=small_policy(**EAGER))
+        file = await an_uploaded_file(connection, tmp_path, b"")
+        await teach(connection, "tiny", policy=small_policy(**EAGER | wrong), model="first")
+    uploads.remove_content(file.location)
+    trigger = Trigger(database)
+    with capture_logs() as logs:
+        await trigger.check()
+        await trigger.check()
+    async with database.begin() as connection:
+        assert [run.model for run in await runs.in_project(connection, PROJECT)] == [MODEL]
+    [told] = [one for one in logs if one["event"] == "no run"]
+    assert (told["model"], told["log_level"]) == ("first", "warning")
+    assert any(value in told["reasons"][0] for value in ("ranks", "file-1"))
+
+    async with database.begin() as connection:
+        mended = {"replay_file": None, "recipe": {"sft": {"ranks": None}}}
+        await models.change_policy(connection, PROJECT, "first", {"training": mended}, by="ada")
+    await trigger.check()
+    async with database.begin() as connection:
+        assert {run.model for run in await runs.in_project(connection, PROJECT)} == {"first", MODEL}
+
+
+async def test_one_models_trouble_keeps_no_other_waiting_and_an_outage_reaches_the_guard(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.begin() as connection:
+        await a_model(connection, "first", policy=read_policy({"approval": "automatic"}))
+        await a_model(connection, MODEL, policy=read_policy({"approval": "automatic"}))
+        base = await adapters.champion(connection, PROJECT, MODEL)
+        await an_adapter(connection, state="candidate", beside=base)
+    ship = rollout._ship_candidate
+
+    async def damaged(connection: AsyncConnection, model: Model) -> list[str]:
+        if model.model == "first":
+            raise RuntimeError("its policy is none")
+        return await ship(connection, model)
+
+    async def away(connection: AsyncConnection, model: Model) -> list[str]:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(rollout, "_ship_candidate", damaged)
+    with capture_logs() as logs:
+        assert len(await rollout.tick(database)) == 1
+    assert [one["model"] for one in logs if one["log_level"] == "error"] == ["first"]
+    monkeypatch.setattr(rollout, "_ship_candidate", away)
+    with pytest.raises(ConnectionError):
+        await rollout.tick(database)
 
 
 async def test_a_worker_survives_the_loss_of_its_database_connections(

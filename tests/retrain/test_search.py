@@ -18,11 +18,13 @@ from tests.retrain.test_training import recipe_for, rows_for
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_a_search_tries_the_same_recipes_again_and_keeps_what_failed(tiny_model: Path) -> None:
+def test_a_search_tries_the_same_recipes_again_and_keeps_what_failed(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     def tried(**fields: float) -> list[Outcome]:
         found: list[Outcome] = []
         recipe = recipe_for("sft", tiny_model, epochs=1.0, **fields)
-        Search(recipe, trials=2, sampler="random").run(rows_for("sft", 40), found.append)
+        Search(recipe, trials=2, directory=tmp_path, sampler="random").run(rows_for("sft", 40), found.append)
         return found
 
     first, again = tried(), tried()
@@ -31,6 +33,7 @@ def test_a_search_tries_the_same_recipes_again_and_keeps_what_failed(tiny_model:
     assert len(first[0].detail["fold_losses"]) == 3
     failed = tried(max_length=8)
     assert [one.status for one in failed] == ["failed", "failed"]
+    assert list(tmp_path.iterdir()) == []
     assert failed[0].loss is None and "fits max_length = 8" in failed[0].detail["reason"]
 
 

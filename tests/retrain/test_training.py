@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def recipe_for(method: Method, model: Path, **fields: Any) -> Recipe:
     )
 
 
+def stops_at(step: int) -> Callable[[], bool]:
+    """Says after this step, counted from 1, that it is time to stop."""
+    steps = count(1)
+    return lambda: next(steps) == step
+
+
 def weights(result: TrainingResult | None) -> bytes:
     assert result is not None
     return (result.adapter / "adapter_model.safetensors").read_bytes()
@@ -64,8 +71,7 @@ def test_equal_seeds_give_equal_adapters_and_a_stopped_training_ends_with_the_sa
     recipe, rows = recipe_for(method, tiny_model), rows_for(method)
     whole = TRAIN[method](rows, recipe, TrainingContext(tmp_path / "whole"))
 
-    steps = iter(range(100))
-    stopping = TrainingContext(tmp_path / "stopped", should_stop=lambda: next(steps) == 4)
+    stopping = TrainingContext(tmp_path / "stopped", should_stop=stops_at(5))
     assert TRAIN[method](rows, recipe, stopping) is None
     assert finished_result(stopping.directory) is None
     resumed = TRAIN[method](rows, recipe, replace(stopping, should_stop=lambda: False))
@@ -74,6 +80,7 @@ def test_equal_seeds_give_equal_adapters_and_a_stopped_training_ends_with_the_sa
     assert (whole.resumed_from_step, resumed.resumed_from_step) == (0, 5)
     assert weights(resumed) == weights(whole)
     assert finished_result(stopping.directory) == resumed
+    assert resumed.loss == whole.loss
     assert to_csv(resumed.history) == to_csv(whole.history)
     assert trained_tokens(resumed.history) == trained_tokens(whole.history)
 
@@ -97,11 +104,15 @@ def test_a_training_that_learns_no_more_ends_early_with_its_best_weights(
     assert whole.notes["best_step"] < whole.steps
     assert whole.notes["held_out_loss"] > 0
 
-    steps = iter(range(1000))
-    stop_at = int(whole.notes["best_step"]) + 2
-    stopping = TrainingContext(tmp_path / "stopped", should_stop=lambda: next(steps) == stop_at)
-    assert train_sft(rows, recipe, stopping) is None
-    assert weights(train_sft(rows, recipe, replace(stopping, should_stop=lambda: False))) == weights(whole)
+    # Between two looks, at the look with the best weights, and at the one that ends the training.
+    best, last = int(whole.notes["best_step"]), losses[-1][0]
+    for name, stop_at in (("between", best + 3), ("at the best", best), ("at the last", last)):
+        stopping = TrainingContext(tmp_path / name, should_stop=stops_at(stop_at), held_out=rows[:4])
+        result = train_sft(rows, recipe, stopping)
+        assert (result is None) == (stop_at != last)
+        result = result or train_sft(rows, recipe, replace(stopping, should_stop=lambda: False))
+        assert result is not None and weights(result) == weights(whole)
+        assert (result.steps, result.loss, result.notes) == (whole.steps, whole.loss, whole.notes)
 
 
 def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_path: Path) -> None:
@@ -111,7 +122,7 @@ def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_pat
     recipe, rows = recipe_for("sft", tiny_model, epochs=1.0), rows_for("sft", 12)
 
     def served(row: Row, *, more: tuple[int, ...] = ()) -> Row:
-        ids, start = tokens_of(row, tokenizer)
+        ids, start = tokens_of(row, tokenizer, recipe.max_length)
         end = next(n for n, token in reversed(list(enumerate(ids))) if token == tokenizer.eos_token_id) + 1
         return {**row, "prompt_token_ids": ids[:start], "output_token_ids": [*ids[start:end], *more]}
 
@@ -127,7 +138,9 @@ def test_served_tokens_are_learned_as_they_were_served(tiny_model: Path, tmp_pat
     assert weights(changed) != weights(exact)
     cut_off = trained("cut off", [served(rows[0], more=(5,)), *rows[1:]])
     assert "rows_as_served" not in cut_off.notes
-    assert weights(cut_off) == weights(trained("text", rows))
+    too_long = trained("too long", [{**first, "prompt_token_ids": [5] * recipe.max_length}, *rows[1:]])
+    assert ("rows_as_served" in too_long.notes, too_long.rows) == (False, 12)
+    assert weights(cut_off) == weights(too_long) == weights(trained("text", rows))
 
 
 @pytest.mark.parametrize(("method", "answer"), [("kto", "output_token_ids"), ("dpo", "rejected_token_ids")])

@@ -14,6 +14,15 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
+def bound(*command: str, death_signal: int, user: str = "-") -> tuple[str, ...]:
+    """What to start so that `command` gets `death_signal` when we die, even by `kill -9`.
+
+    Start it from the main thread: the kernel means the starting thread when it says parent.
+    """
+    start = (sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), user)
+    return (*start, *command)
+
+
 def main(arguments: list[str]) -> int:
     """Replace this process by the command; returns only where that fails."""
     parent, death_signal, user, *command = arguments
