@@ -15,12 +15,13 @@ from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.errors import Conflict
 from feedback.runs import Run
+from retrain import examine as examination
 from retrain.plan import make_plan, queue
 from retrain.settings import RetrainSettings
 from retrain.train import log_file
 from retrain.worker import Worker
 from tests.builders import PROJECT
-from tests.fakes import answer_evaluations, fake_engine, refuse
+from tests.fakes import Asked, answer_evaluations, fake_engine, refuse
 from tests.retrain.record import KEPT, MODEL, NEW, OLD, evaluating_run, queued_run, small_policy
 
 SETTINGS = RetrainSettings(
@@ -106,7 +107,10 @@ async def test_a_candidate_that_no_engine_can_hold_is_rejected_in_the_engines_wo
     assert (await adapter_of(database, run)).state == "rejected"
 
 
-async def test_an_evaluation_with_failed_requests_never_passes(database: Database, state_dir: Path) -> None:
+async def test_an_evaluation_with_failed_requests_never_passes(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "AGAIN_SECONDS", 0.0)
     async with database.begin() as connection:
         run, adapter = await evaluating_run(connection)
     async with fake_engine(refuse(500, "EngineCore encountered an issue.")) as engine:
@@ -116,6 +120,46 @@ async def test_an_evaluation_with_failed_requests_never_passes(database: Databas
     decided = await adapter_of(database, run)
     assert decided.state == "rejected"
     assert decided.gate is not None and any("requests failed" in reason for reason in decided.gate["reasons"])
+
+
+async def test_an_engine_that_restarts_late_in_an_evaluation_has_its_time_to_come_back(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "AGAIN_SECONDS", 0.3)
+    well, died = answer_evaluations(learned), asyncio.Event()
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+
+    async def dies_once(asked: Asked) -> None:
+        if died.is_set():
+            await well(asked)
+        else:
+            # Longer than a version may take to be ready.
+            await asyncio.sleep(1.6)
+            died.set()
+            await refuse(500, "EngineCore died")(asked)
+
+    async with fake_engine(dies_once) as engine:
+
+        async def gateway() -> None:
+            await died.wait()
+            async with database.begin() as connection:
+                await engines.report(connection, engine.url, base_model="tiny", healthy=False)
+            await asyncio.sleep(0.5)
+            async with database.begin() as connection:
+                await engines.report(connection, engine.url, base_model="tiny", healthy=True)
+
+        await make_ready(database, engine.url, adapter.adapter_id)
+        looking = asyncio.create_task(gateway())
+        settings = SETTINGS.model_copy(
+            update={"adapter_ready_timeout_seconds": 1.5, "evaluation_concurrency": 1024}
+        )
+        worker = Worker(database, state_dir, settings)
+        ended = await tick_until(worker, has_ended, run.run_id)
+        await looking
+        await worker.close()
+    assert ended.status == "succeeded", ended.error
+    assert (await adapter_of(database, run)).state == "candidate"
 
 
 async def test_a_worker_killed_during_an_evaluation_is_replaced_by_one_that_ends_it(
