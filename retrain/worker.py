@@ -68,6 +68,7 @@ class Worker:
     async def tick(self) -> None:
         """Look at every unfinished run once."""
         await self._reap()
+        self._drop_ended_evaluations()
         if self.child is None and self.settings.engines_sleep_while_training:
             await self._wake_engines()
         async with self.database.begin() as connection:
@@ -149,9 +150,9 @@ class Worker:
         """Put the engines of the run's base model to sleep, where that is wished; not under an evaluation."""
         if not self.settings.engines_sleep_while_training:
             return True
-        if self.evaluations:
-            return False
         async with self.database.begin() as connection:
+            if any(one.phase == "evaluating" for one in await runs.unfinished(connection)):
+                return False
             model = await models.get(connection, run.project, run.model)
             urls = [
                 one.engine for one in await engines.every(connection) if one.base_model == model.base_model
@@ -159,6 +160,10 @@ class Worker:
         if asleep := await put_to_sleep(urls, self.settings.evaluation_engine_api_key):
             log.info("engines sleep", engines=asleep, run_id=run.run_id)
         return True
+
+    @property
+    def _engines_sleep(self) -> bool:
+        return self.settings.engines_sleep_while_training and self.child is not None
 
     async def _wake_engines(self) -> None:
         """Also those that a worker before this one left asleep."""
@@ -221,12 +226,14 @@ class Worker:
                 await asyncio.gather(task, return_exceptions=True)
                 del self.evaluations[run.run_id]
             await give_up(self.database, run, "Cancelled on request.", status="cancelled")
-        elif task is None:
+        elif task is None and not self._engines_sleep:
             self.evaluations[run.run_id] = asyncio.create_task(examine(self.database, run, self.settings))
-        elif task.done():
-            del self.evaluations[run.run_id]
-            if (error := task.exception()) is not None:
-                log.error("evaluation broke off and starts again", run_id=run.run_id, error=repr(error))
+
+    def _drop_ended_evaluations(self) -> None:
+        for run_id in [run_id for run_id, task in self.evaluations.items() if task.done()]:
+            task = self.evaluations.pop(run_id)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("evaluation broke off and starts again", run_id=run_id, error=repr(error))
 
 
 def _ending(status: int) -> str:
