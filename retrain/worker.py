@@ -97,11 +97,10 @@ class Worker:
                     self.child = None
 
     async def _train(self, run: Run) -> None:
-        if self.child is not None:
-            if self.child.run_id == run.run_id and await self._should_stop(run):
+        if self.child is not None and self.child.run_id == run.run_id:
+            if await self._should_stop(run):
                 self.child.stop()
-            return
-        if run.cancel_requested:
+        elif run.cancel_requested:
             await self._give_up(run, "Cancelled on request.", status="cancelled")
         elif run.pause_requested:
             await self._rest(run)
@@ -112,12 +111,15 @@ class Worker:
                 f"memory. `hone run logs {run.run_id}` shows more. Lower training.recipe.batch_size or max_length in "
                 "the model's policy, and train again. The champion was not touched.",
             )
-        elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
+        elif self.child is None and self._rested(run):
             if (reason := await why_wait(self.database, run, self.settings)) is None:
                 if await self._engines_may_sleep(run):
                     await self._start(run)
             else:
                 await self._wait(run, reason)
+
+    def _rested(self, run: Run) -> bool:
+        return datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC))
 
     async def _should_stop(self, run: Run) -> bool:
         if run.cancel_requested or run.pause_requested:

@@ -1,6 +1,5 @@
 """Sleeping engines as worker and gateway meet them; fake ones, since real ones sleep on accelerators only."""
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,6 @@ async def test_engines_sleep_while_a_run_trains_and_are_woken_when_nothing_does(
         await worker.tick()
         assert sleeper.done[2:] == ["/wake_up", "/resume"]
         await worker.close()
-
-
-@pytest.fixture
-def trains_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training processes that do nothing until they are told to end."""
-    monkeypatch.setattr(Worker, "_spawn", lambda self, run_id: subprocess.Popen(["sleep", "600"]))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from retrain.train import log_file
 from retrain.worker import Worker
 from tests.builders import PROJECT
 from tests.fakes import Asked, answer_evaluations, fake_engine, refuse
-from tests.retrain.record import KEPT, MODEL, NEW, OLD, evaluating_run, queued_run, small_policy
+from tests.retrain.record import KEPT, MODEL, NEW, OLD, another_run, evaluating_run, queued_run, small_policy
 
 SETTINGS = RetrainSettings(
     training_events_interval_seconds=0.2,
@@ -197,6 +197,27 @@ async def test_a_queued_run_that_is_cancelled_never_starts(database: Database, s
     worker = Worker(database, state_dir, SETTINGS)
     ended = await tick_until(worker, has_ended, run.run_id)
     assert (ended.status, ended.attempts) == ("cancelled", 0)
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"), [(runs.request_cancel, "cancelled"), (runs.request_pause, "paused")]
+)
+async def test_a_run_need_not_wait_for_the_one_that_trains_to_be_cancelled_or_paused(
+    ask: Callable[..., Any], status: str, database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        training = await queued_run(connection, "tiny")
+        waiting = await another_run(connection, training)
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    assert worker.child is not None and worker.child.run_id == training.run_id
+    async with database.begin() as connection:
+        await ask(connection, PROJECT, waiting.run_id, by="ada")
+    await worker.tick()
+    async with database.begin() as connection:
+        assert (await runs.by_id(connection, waiting.run_id)).status == status
+    assert worker.child.asked_to_stop is None
+    await worker.close()
 
 
 async def test_a_training_killed_too_often_fails_with_advice(database: Database, state_dir: Path) -> None:
