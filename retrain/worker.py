@@ -2,8 +2,8 @@
 
 What to do next is read from the record every time, so a worker that is killed is replaced by one that goes on where
 the record says. One training process runs at a time. A process that was killed is started again from its last
-checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, or
-that the model's policy lets train only at other times, rests at a checkpoint and is not charged for it.
+checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, that
+the model's policy lets train only at other times, or that cannot go on for a while, is not charged for it.
 """
 
 import asyncio
@@ -118,6 +118,9 @@ class Worker:
             else:
                 await self._wait(run, reason)
 
+    def _leave_alone(self, run: Run, seconds: float) -> None:
+        self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
+
     def _rested(self, run: Run) -> bool:
         return datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC))
 
@@ -138,7 +141,7 @@ class Worker:
 
     async def _wait(self, run: Run, reason: str) -> None:
         """Say once why a run is not training."""
-        self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=WAIT_SECONDS)
+        self._leave_alone(run, WAIT_SECONDS)
         if self.waiting_for.get(run.run_id) != reason:
             self.waiting_for[run.run_id] = reason
             async with self.database.begin() as connection:
@@ -206,13 +209,18 @@ class Worker:
                 run = await runs.by_id(connection, child.run_id)
                 if run.status != "running" or run.phase == "evaluating":
                     discard_work(run_directory(self.state_dir, run.run_id))
-                elif status == EXIT_STOPPED and child.asked_to_stop is not None:
-                    # Stopping it was our wish, not its failure.
+                elif status == EXIT_STOPPED:
+                    # Stopping it was our wish, or what it needs is away: not its failure.
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)
-                    await runs.add_event(connection, run.run_id, "Stopped at a checkpoint.")
+                    message = "Stopped at a checkpoint."
+                    if child.asked_to_stop is None:
+                        self._leave_alone(run, WAIT_SECONDS)
+                        message = (
+                            f"Cannot train now (`hone run logs {run.run_id}` says why); it is tried again."
+                        )
+                    await runs.add_event(connection, run.run_id, message)
                 else:
-                    seconds = min(RESTART_SECONDS_MAX, 2.0**run.attempts)
-                    self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
+                    self._leave_alone(run, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
                     message = f"The training process {_ending(status)}; it goes on from the last checkpoint."
                     await runs.add_event(connection, run.run_id, message, level="warn")
         except NotFound:

@@ -89,6 +89,11 @@ async def test_engines_sleep_while_a_run_trains_and_are_woken_when_nothing_does(
         await worker.close()
 
 
+def trained_by(worker: Worker) -> str | None:
+    """The run that the worker's training process carries out."""
+    return None if worker.child is None else worker.child.run_id
+
+
 @pytest.fixture
 def evaluates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations that end their run."""
@@ -109,10 +114,10 @@ async def test_a_run_that_waited_for_an_evaluation_trains_after_it(
         waiting = await another_run(connection, evaluating)
     worker = Worker(database, state_dir, SETTINGS)
     await worker.tick()
-    assert worker.child is None
+    assert trained_by(worker) is None
     await worker.evaluations[evaluating.run_id]
     await worker.tick()
-    assert worker.child is not None and worker.child.run_id == waiting.run_id
+    assert trained_by(worker) == waiting.run_id
     await worker.close()
 
 

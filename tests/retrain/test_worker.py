@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from feedback.runs import Run
 from retrain import examine as examination
 from retrain.plan import make_plan, queue
 from retrain.settings import RetrainSettings
-from retrain.train import log_file
+from retrain.train import EXIT_STOPPED, log_file
 from retrain.worker import Worker
 from tests.builders import PROJECT
 from tests.fakes import Asked, answer_evaluations, fake_engine, refuse
@@ -218,6 +219,27 @@ async def test_a_run_need_not_wait_for_the_one_that_trains_to_be_cancelled_or_pa
         assert (await runs.by_id(connection, waiting.run_id)).status == status
     assert worker.child.asked_to_stop is None
     await worker.close()
+
+
+async def test_a_training_that_cannot_go_on_for_a_while_is_tried_again_and_not_charged(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cannot = ["sh", "-c", f"exit {EXIT_STOPPED}"]
+    monkeypatch.setattr(Worker, "_spawn", lambda self, run_id: subprocess.Popen(cannot))
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+    worker = Worker(database, state_dir, SETTINGS)
+    for _ in range(SETTINGS.training_attempts_max + 1):
+        await worker.tick()
+        assert worker.child is not None
+        worker.child.process.wait()
+        await worker.tick()
+        assert worker.not_before.pop(run.run_id) > datetime.now(UTC)
+    async with database.begin() as connection:
+        after = await runs.by_id(connection, run.run_id)
+        last = (await runs.events(connection, run.run_id))[-1].message
+    assert (after.status, after.attempts) == ("running", 0)
+    assert last.startswith("Cannot train now")
 
 
 async def test_a_training_killed_too_often_fails_with_advice(database: Database, state_dir: Path) -> None:
