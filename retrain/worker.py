@@ -180,11 +180,18 @@ class Worker:
     async def _start(self, run: Run) -> None:
         async with self.database.begin() as connection:
             started = await runs.start(connection, run.run_id)
-            await runs.add_event(
-                connection, run.run_id, f"Training process started, attempt {started.attempts}."
-            )
-        self.child = Child(run.run_id, self._spawn(run.run_id))
+        try:
+            self.child = Child(run.run_id, self._spawn(run.run_id))
+        except OSError as error:
+            async with self.database.begin() as connection:
+                was = {"status": run.status, "attempts": run.attempts, "started_at": run.started_at}
+                await runs.change(connection, run.run_id, **was)
+            await self._wait(run, f"its training process cannot be started here: {error}.")
+            return
         log.info("training started", run_id=run.run_id, attempt=started.attempts, pid=self.child.process.pid)
+        async with self.database.begin() as connection:
+            message = f"Training process started, attempt {started.attempts}."
+            await runs.add_event(connection, run.run_id, message)
 
     def _spawn(self, run_id: str) -> subprocess.Popen[bytes]:
         file = log_file(self.state_dir, run_id)
@@ -209,10 +216,10 @@ class Worker:
                 run = await runs.by_id(connection, child.run_id)
                 if run.status != "running" or run.phase == "evaluating":
                     discard_work(run_directory(self.state_dir, run.run_id))
-                elif status == EXIT_STOPPED:
+                elif status == EXIT_STOPPED or child.asked_to_stop is not None:
                     # Stopping it was our wish, or what it needs is away: not its failure.
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)
-                    message = "Stopped at a checkpoint."
+                    message = "Stopped at a checkpoint." if status == EXIT_STOPPED else _goes_on(status)
                     if child.asked_to_stop is None:
                         self._leave_alone(run, WAIT_SECONDS)
                         message = (
@@ -221,8 +228,7 @@ class Worker:
                     await runs.add_event(connection, run.run_id, message)
                 else:
                     self._leave_alone(run, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
-                    message = f"The training process {_ending(status)}; it goes on from the last checkpoint."
-                    await runs.add_event(connection, run.run_id, message, level="warn")
+                    await runs.add_event(connection, run.run_id, _goes_on(status), level="warn")
         except NotFound:
             log.warning("run vanished", run_id=child.run_id)
         log.info("training process ended", run_id=child.run_id, status=status)
@@ -246,7 +252,8 @@ class Worker:
                 log.error("evaluation broke off and starts again", run_id=run_id, error=repr(error))
 
 
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}"
+def _goes_on(status: int) -> str:
+    ending = (
+        f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    )
+    return f"The training process {ending}; it goes on from the last checkpoint."

@@ -242,6 +242,43 @@ async def test_a_training_that_cannot_go_on_for_a_while_is_tried_again_and_not_c
     assert last.startswith("Cannot train now")
 
 
+@pytest.mark.usefixtures("trains_for_ever")
+async def test_a_training_that_has_to_be_killed_to_stop_is_not_charged_for_it(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    async with database.begin() as connection:
+        await runs.request_pause(connection, PROJECT, run.run_id, by="ada")
+    paused = await tick_until(worker, lambda run: run.status == "paused", run.run_id)
+    assert paused.attempts == 0
+
+
+async def test_a_training_that_cannot_be_started_says_why_and_holds_nobody_up(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_way = state_dir / "runs"
+    in_the_way.touch()
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        other = await another_run(connection, run, cancel_requested=True)
+    worker = Worker(database, state_dir, SETTINGS)
+    for _ in range(SETTINGS.training_attempts_max + 1):
+        await worker.tick()
+        assert worker.not_before.pop(run.run_id) > datetime.now(UTC)
+    async with database.begin() as connection:
+        after = await runs.by_id(connection, run.run_id)
+        messages = [event.message for event in await runs.events(connection, run.run_id)]
+        assert (await runs.by_id(connection, other.run_id)).status == "cancelled"
+    assert after == run
+    assert [message for message in messages if str(in_the_way) in message] == [
+        f"Waits: its training process cannot be started here: [Errno 20] Not a directory: "
+        f"'{in_the_way / run.run_id}'."
+    ]
+
+
 async def test_a_training_killed_too_often_fails_with_advice(database: Database, state_dir: Path) -> None:
     async with database.begin() as connection:
         run = await queued_run(connection, "tiny")
