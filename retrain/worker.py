@@ -3,7 +3,8 @@
 What to do next is read from the record every time, so a worker that is killed is replaced by one that goes on where
 the record says. One training process runs at a time. A process that was killed is started again from its last
 checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, that
-the model's policy lets train only at other times, or that cannot go on for a while, is not charged for it.
+the model's policy lets train only at other times, or that cannot go on for a while, is not charged for it. An
+evaluation that breaks off is begun again, `EVALUATIONS_MAX` times in all; a database that was away does not count.
 """
 
 import asyncio
@@ -17,18 +18,19 @@ from pathlib import Path
 import structlog
 
 from feedback import engines, models, runs
-from feedback.database import Database
+from feedback.database import Database, is_away
 from feedback.errors import NotFound
 from feedback.runs import Run
 from retrain.children import child_environment
 from retrain.engine_sleep import put_to_sleep, wake
-from retrain.examine import examine, give_up
+from retrain.examine import EVALUATIONS_MAX, examine, give_up
 from retrain.settings import RetrainSettings
 from retrain.train import EXIT_STOPPED, discard_work, log_file, run_directory
 from retrain.when import why_wait
 
 STOP_SECONDS = 60.0
 RESTART_SECONDS_MAX = 60.0
+BROKEN_OFF = "evaluations_broken_off"
 WAIT_SECONDS = 15.0
 """How long a run that must wait is left alone: starting and stopping costs more than a moment's quiet gains."""
 
@@ -68,7 +70,7 @@ class Worker:
     async def tick(self) -> None:
         """Look at every unfinished run once."""
         await self._reap()
-        self._drop_ended_evaluations()
+        await self._reap_evaluations()
         if self.child is None and self.settings.engines_sleep_while_training:
             await self._wake_engines()
         async with self.database.begin() as connection:
@@ -118,8 +120,8 @@ class Worker:
             else:
                 await self._wait(run, reason)
 
-    def _leave_alone(self, run: Run, seconds: float) -> None:
-        self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
+    def _leave_alone(self, run_id: str, seconds: float) -> None:
+        self.not_before[run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
 
     def _rested(self, run: Run) -> bool:
         return datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC))
@@ -141,7 +143,7 @@ class Worker:
 
     async def _wait(self, run: Run, reason: str) -> None:
         """Say once why a run is not training."""
-        self._leave_alone(run, WAIT_SECONDS)
+        self._leave_alone(run.run_id, WAIT_SECONDS)
         if self.waiting_for.get(run.run_id) != reason:
             self.waiting_for[run.run_id] = reason
             async with self.database.begin() as connection:
@@ -221,13 +223,13 @@ class Worker:
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)
                     message = "Stopped at a checkpoint." if status == EXIT_STOPPED else _goes_on(status)
                     if child.asked_to_stop is None:
-                        self._leave_alone(run, WAIT_SECONDS)
+                        self._leave_alone(run.run_id, WAIT_SECONDS)
                         message = (
                             f"Cannot train now (`hone run logs {run.run_id}` says why); it is tried again."
                         )
                     await runs.add_event(connection, run.run_id, message)
                 else:
-                    self._leave_alone(run, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
+                    self._leave_alone(run.run_id, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
                     await runs.add_event(connection, run.run_id, _goes_on(status), level="warn")
         except NotFound:
             log.warning("run vanished", run_id=child.run_id)
@@ -242,14 +244,35 @@ class Worker:
                 await asyncio.gather(task, return_exceptions=True)
                 del self.evaluations[run.run_id]
             await give_up(self.database, run, "Cancelled on request.", status="cancelled")
-        elif task is None and not self._engines_sleep:
+        elif task is None and not self._engines_sleep and self._rested(run):
             self.evaluations[run.run_id] = asyncio.create_task(examine(self.database, run, self.settings))
 
-    def _drop_ended_evaluations(self) -> None:
+    async def _reap_evaluations(self) -> None:
+        """Deal with evaluations that have ended; only one that broke off leaves anything to be done."""
         for run_id in [run_id for run_id, task in self.evaluations.items() if task.done()]:
             task = self.evaluations.pop(run_id)
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("evaluation broke off and starts again", run_id=run_id, error=repr(error))
+                await self._broke_off(run_id, error)
+
+    async def _broke_off(self, run_id: str, error: BaseException) -> None:
+        """Let the run be evaluated again after a while; end it where that does not help."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        log.error("evaluation broke off", run_id=run_id, error=repr(error))
+        self._leave_alone(run_id, WAIT_SECONDS)
+        if is_away(error):
+            return
+        async with self.database.begin() as connection:
+            run = await runs.by_id(connection, run_id)
+            times = 1 + (await runs.newest_told(connection, run_id, BROKEN_OFF) or 0)
+            message = f"The evaluation broke off ({error!r})."
+            await runs.add_event(connection, run_id, message, level="warn", data={BROKEN_OFF: times})
+        if times >= EVALUATIONS_MAX:
+            reason = (
+                f"The evaluation broke off {times} times, at last with {error!r}. `hone logs` shows more. Mend that "
+                "and train again. The champion was not touched."
+            )
+            await give_up(self.database, run, reason)
 
 
 def _goes_on(status: int) -> str:

@@ -44,7 +44,7 @@ class Sleeper:
 async def test_an_engine_drains_before_it_sleeps_and_resumes_when_it_wakes() -> None:
     sleeper = Sleeper()
     async with fake_engine(sleeper) as engine, fake_engine(refuse(404)) as other:
-        urls = [engine.url, other.url, "http://127.0.0.1:9"]
+        urls = [engine.url, other.url, "http://127.0.0.1:9", "http://gpu:80a"]
         assert await wake(urls, None) == []
         assert await put_to_sleep(urls, None) == [engine.url]
         assert await wake(urls, None) == [engine.url]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from feedback import adapters, audit, engines, runs
 from feedback.adapters import Adapter
@@ -17,6 +18,7 @@ from feedback.database import Database
 from feedback.errors import Conflict
 from feedback.runs import Run
 from retrain import examine as examination
+from retrain import worker as worker_module
 from retrain.plan import make_plan, queue
 from retrain.settings import RetrainSettings
 from retrain.train import EXIT_STOPPED, log_file
@@ -161,6 +163,47 @@ async def test_an_engine_that_restarts_late_in_an_evaluation_has_its_time_to_com
         await worker.close()
     assert ended.status == "succeeded", ended.error
     assert (await adapter_of(database, run)).state == "candidate"
+
+
+async def test_an_evaluation_that_breaks_off_is_begun_again_a_few_times_and_says_why(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks_off(database: Database, *_: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(wrong())
+
+    async def wrong() -> None:
+        raise ZeroDivisionError("no room")
+
+    async def away(database: Database, *_: Any) -> None:
+        async with database.begin() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async with database.begin() as connection:
+        run, _ = await evaluating_run(connection)
+    worker = Worker(database, state_dir, SETTINGS)
+
+    async def evaluated_once(how: Callable[..., Any]) -> Run:
+        monkeypatch.setattr(worker_module, "examine", how)
+        await worker.tick()
+        await asyncio.wait([worker.evaluations[run.run_id]])
+        await worker.tick()
+        assert not worker.evaluations and worker.not_before.pop(run.run_id) > datetime.now(UTC)
+        async with database.begin() as connection:
+            return await runs.by_id(connection, run.run_id)
+
+    for _ in range(examination.EVALUATIONS_MAX - 1):
+        assert (await evaluated_once(breaks_off)).status == "running"
+        assert (await evaluated_once(away)).status == "running"
+    # The count is the record's: another worker goes on with it.
+    worker = Worker(database, state_dir, SETTINGS)
+    ended = await evaluated_once(breaks_off)
+    assert ended.status == "failed"
+    assert (
+        ended.error is not None
+        and "broke off 3 times, at last with ZeroDivisionError('no room')" in ended.error
+    )
+    assert (await adapter_of(database, run)).state == "rejected"
 
 
 async def test_a_worker_killed_during_an_evaluation_is_replaced_by_one_that_ends_it(
