@@ -114,9 +114,17 @@ def is_outage(error: BaseException) -> bool:
         return error.connection_invalidated or sqlstate is None or sqlstate[:2] in AWAY
     if isinstance(error, asyncpg.PostgresError):
         return (getattr(error, "sqlstate", None) or "")[:2] in AWAY
-    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+    if isinstance(error, OSError) and (
+        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
         return False  # A file's trouble, not a connection's.
     return not isinstance(error, HoneError)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether any exception at all says that the database was out of reach or overtaxed: see `is_outage`."""
+    kinds = (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    return isinstance(error, kinds) and is_outage(error)
 
 
 def why_unusable(error: OSError | DBAPIError) -> str | None:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
-from feedback.database import is_outage
+from feedback.database import is_away
 from feedback.errors import IllegalMove
 
 log = structlog.get_logger(__name__)
@@ -23,6 +22,6 @@ def alone(**what: str) -> Iterator[None]:
     except IllegalMove as error:
         log.info("let go: somebody else moved it meanwhile", reason=str(error), **what)
     except Exception as error:
-        if isinstance(error, OSError | DBAPIError) and is_outage(error):
+        if is_away(error):
             raise
         log.exception("failed for one; the others go on", **what)

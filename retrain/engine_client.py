@@ -155,14 +155,19 @@ class EngineClient:
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             response = await self._client.post(self.url + path, json=body)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise EngineFailed(f"The engine {self.url} did not answer {path}: {error!r}.") from error
         if response.status_code != 200:
             failure = _Refused if response.status_code == 400 else EngineFailed
             raise failure(
                 f"The engine {self.url} answered {path} with {response.status_code}: {response.text[:300]}"
             )
-        return dict(response.json())
+        try:
+            return dict(response.json())
+        except (ValueError, TypeError) as error:
+            raise EngineFailed(
+                f"The engine {self.url} answered {path} with no JSON object: {response.text[:300]}"
+            ) from error
 
 
 class _Refused(EngineFailed):

@@ -51,14 +51,14 @@ async def _sleeps(client: httpx.AsyncClient, url: str) -> bool:
     try:
         reply = await client.get(f"{url}/is_sleeping")
         return reply.is_success and reply.json().get("is_sleeping") is True
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 
 
 async def _post(client: httpx.AsyncClient, url: str) -> bool:
     try:
         reply = await client.post(url)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         log.warning("engine did not do it", url=url, error=str(error) or type(error).__name__)
         return False
     if not reply.is_success:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -30,6 +29,8 @@ from retrain.settings import RetrainSettings
 from retrain.suites import Suite, load_suites
 
 EVALUATIONS_MAX = 3
+AGAIN_SECONDS = 5.0
+"""Before gateways have looked at an engine that restarts, the record still calls it well: it would fail every try."""
 WAIT_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
 
@@ -135,11 +136,10 @@ async def _evaluation(
     suites: Sequence[Suite],
     settings: RetrainSettings,
 ) -> Evaluation:
-    deadline = max(candidate.created_at, datetime.now(UTC)) + timedelta(
-        seconds=settings.adapter_ready_timeout_seconds
-    )
     for attempt in range(1, EVALUATIONS_MAX + 1):
-        champion, engine = await _engine_with_both(database, candidate, deadline)
+        champion, engine = await _engine_with_both(
+            database, candidate, settings.adapter_ready_timeout_seconds
+        )
         versions = Versions(candidate.engine_name, champion.engine_name, BASE_ENGINE_NAME)
         await _tell(
             database,
@@ -157,6 +157,7 @@ async def _evaluation(
             run,
             f"{evidence.errors} requests failed; evaluating again: {evidence.error_examples[0]}",
         )
+        await asyncio.sleep(AGAIN_SECONDS)
     raise AssertionError("unreachable")
 
 
@@ -234,14 +235,13 @@ def judging_model(settings: RetrainSettings) -> Judge:
     )
 
 
-async def _engine_with_both(
-    database: Database, candidate: Adapter, deadline: datetime
-) -> tuple[Adapter, str]:
+async def _engine_with_both(database: Database, candidate: Adapter, seconds: float) -> tuple[Adapter, str]:
     """The champion, and a healthy engine on which it and the candidate passed their probes.
 
     Raises:
-        NotServed: there is none by the deadline.
+        NotServed: there is none within so many seconds.
     """
+    deadline = time.monotonic() + seconds
     while True:
         async with database.begin() as connection:
             champion = await adapters.champion(connection, candidate.project, candidate.model)
@@ -252,7 +252,7 @@ async def _engine_with_both(
             standing = await engines.standing(connection, candidate.adapter_id)
         if holders:
             return champion, holders[0]
-        if datetime.now(UTC) > deadline:
+        if time.monotonic() > deadline:
             found = "; ".join(f"{one.engine}: {one.state}, {one.detail or 'no details'}" for one in standing)
             raise NotServed(
                 f"No engine was ready to serve {candidate.name} in time ({found or 'no engine tried it'}). "

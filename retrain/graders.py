@@ -76,6 +76,13 @@ class ScoreModel(_Grader):
     model: str | None = None
     range: tuple[float, float] = (0.0, 1.0)
 
+    @field_validator("range")
+    @classmethod
+    def _has_two_ends(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("it has no room for a score; give the lowest number, then the highest")
+        return value
+
 
 class LabelModel(_Grader):
     """1 where a judging model answers with one of `passing_labels`."""

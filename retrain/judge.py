@@ -85,7 +85,7 @@ class Judge:
                     f"The judging model at {self.url} answered {response.status_code}: {response.text[:200]}"
                 )
             return str(response.json()["choices"][0]["message"]["content"] or "")
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
             if isinstance(error, JudgeFailed):
                 raise
             raise JudgeFailed(f"The judging model at {self.url} gave no answer: {error!r}.") from error

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import models, runs
 from feedback.adapters import AUTOMATIC_ACTOR
-from feedback.database import WORKER_LOCK, Database, is_outage
+from feedback.database import WORKER_LOCK, Database, is_away, is_outage
 from feedback.errors import Conflict, HoneError
 from feedback.fresh import fresh_feedback
 from feedback.models import Model
@@ -142,7 +142,7 @@ async def _guarded(name: str, duty: Callable[[], Awaitable[Any]]) -> None:
     try:
         await duty()
     except Exception as error:
-        if isinstance(error, OSError | DBAPIError) and is_outage(error):
+        if is_away(error):
             log.warning("the database is away", duty=name, error=str(error))
         else:
             log.exception("duty failed", duty=name)

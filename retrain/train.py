@@ -2,8 +2,9 @@
 
 It may be killed at any point and started again: it goes on from the last complete checkpoint, and what is already
 published or registered is left as it is. SIGTERM, and the death of the worker that started it, end it at a
-checkpoint with exit status 75. What a person can mend ends the run as failed, in words; nothing here touches the
-champion.
+checkpoint with exit status 75; so does a record that is out of reach, and a directory in which another process still
+works: the run and what it has learned stay as they are. What a person can mend ends the run as failed, in words;
+nothing here touches the champion.
 """
 
 import argparse
@@ -16,17 +17,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from feedback import adapters, datasets, runs
 from feedback.adapters import AUTOMATIC_ACTOR
-from feedback.database import Database
+from feedback.database import Database, is_away
 from feedback.datasets import Dataset
 from feedback.errors import HoneError, NotFound
 from feedback.runs import Run
@@ -52,6 +54,10 @@ HELD_OUT_ROWS_MAX = 256
 """Held-out rows whose loss is taken at the end of a training."""
 
 log = structlog.get_logger(__name__)
+
+
+class NotNow(HoneError):
+    """What the process needs is out of reach for a while. Nothing is wrong with the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +96,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run", required=True, metavar="RUN_ID")
     run_id = parser.parse_args(arguments).run
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    # Asked first: a worker that dies while this process still waits or loads has to be missed too.
+    parent, told = os.getppid(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    signal.signal(signal.SIGINT, lambda *_: told.set())
     record, settings = FeedbackSettings.load(), RetrainSettings.load()
-    url = record.resolve_database_url()
     os.nice(settings.training_niceness)
+    state_dir = record.absolute_state_dir
     try:
-        assignment = asyncio.run(_load(url, run_id, record.absolute_state_dir, settings))
-        with alone_in(assignment.directory):
-            return _carry_out(assignment, stop)
+        with alone_in(run_directory(state_dir, run_id)):
+            return _advance(
+                record.resolve_database_url(),
+                run_id,
+                state_dir,
+                settings,
+                lambda: told.is_set() or os.getppid() != parent,
+            )
+    except (NotNow, OSError) as reason:
+        log.warning("training cannot go on now", run_id=run_id, reason=str(reason))
+        return EXIT_STOPPED
+
+
+def _advance(
+    url: str, run_id: str, state_dir: Path, settings: RetrainSettings, should_stop: Callable[[], bool]
+) -> int:
+    """Carry the run out, or end it as failed, by a process that is alone with it; returns the exit status."""
+    try:
+        return _carry_out(asyncio.run(_load(url, run_id, state_dir, settings)), should_stop)
+    except NotNow:
+        raise
     except Exception as error:
         log.exception("training failed", run_id=run_id)
-        reason = explain(error, run_directory(record.absolute_state_dir, run_id))
+        directory = run_directory(state_dir, run_id)
+        reason = explain(error, directory)
         print(reason, file=sys.stderr)
         asyncio.run(_fail(url, run_id, reason))
-        discard_work(run_directory(record.absolute_state_dir, run_id))
+        discard_work(directory)
         return EXIT_FAILED
 
 
-def _carry_out(assignment: Assignment, stop: threading.Event) -> int:
-    if assignment.run.phase == "evaluating":
+def _carry_out(assignment: Assignment, should_stop: Callable[[], bool]) -> int:
+    if assignment.run.phase in ("evaluating", "done"):
         return 0
-    result = _train(assignment, stop)
+    result = _train(assignment, should_stop)
     if result is None:
         return EXIT_STOPPED
     asyncio.run(_enter_phase(assignment, "publishing", result))
@@ -140,7 +166,7 @@ def discard_work(directory: Path) -> None:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | None:
+def _train(assignment: Assignment, should_stop: Callable[[], bool]) -> TrainingResult | None:
     if (done := finished_result(assignment.directory)) is not None:
         return done
     if Path(assignment.recipe.base_model).is_dir():
@@ -150,7 +176,6 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
     from retrain.training import pick_device
 
     settings = assignment.settings
-    parent = os.getppid()
     device = pick_device(settings.training_device)
     asyncio.run(_check_memory(assignment, device))
     with Reporter(
@@ -161,7 +186,7 @@ def _train(assignment: Assignment, stop: threading.Event) -> TrainingResult | No
         context = TrainingContext(
             directory=assignment.directory,
             report=reporter.report,
-            should_stop=lambda: stop.is_set() or os.getppid() != parent,
+            should_stop=should_stop,
             device=device,
             threads=settings.training_threads,
             report_interval_seconds=settings.training_events_interval_seconds,
@@ -176,7 +201,8 @@ def alone_in(directory: Path) -> Iterator[None]:
     """Hold the run's directory: a process whose worker was killed may still be at its last step there.
 
     Raises:
-        HoneError: another process keeps it for more than a minute.
+        NotNow: another process keeps it for more than a minute.
+        OSError: the directory, or its lock, cannot be made.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as file:
@@ -192,7 +218,7 @@ def _lock(descriptor: int, directory: Path) -> None:
             time.sleep(0.5)
         else:
             return
-    raise HoneError(f"Another training process works in {directory}. End it, then start the run again.")
+    raise NotNow(f"Another training process works in {directory}; end it if it hangs.")
 
 
 def explain(error: BaseException, directory: Path) -> str:
@@ -217,8 +243,24 @@ def explain(error: BaseException, directory: Path) -> str:
     return f"Training broke off with {text[:500]}. `hone run logs {directory.name}` shows the rest."
 
 
+@asynccontextmanager
+async def _record(url: str) -> AsyncIterator[AsyncConnection]:
+    """The record, in one transaction.
+
+    Raises:
+        NotNow: it is out of reach.
+    """
+    try:
+        async with Database(url, pool_size=1) as database, database.begin() as connection:
+            yield connection
+    except Exception as error:
+        if is_away(error):
+            raise NotNow(f"The database is away: {error}") from error
+        raise
+
+
 async def _load(url: str, run_id: str, state_dir: Path, settings: RetrainSettings) -> Assignment:
-    async with Database(url, pool_size=1) as database, database.begin() as connection:
+    async with _record(url) as connection:
         run = await runs.by_id(connection, run_id)
         dataset = await datasets.get(connection, run.dataset_id)
         rows = await datasets.rows(connection, run.dataset_id, split="train")
@@ -244,7 +286,7 @@ async def _enter_phase(assignment: Assignment, phase: str, result: TrainingResul
     data |= {name: value for name, value in (result.history or [{}])[-1].items() if name in ACCURACIES}
     if result.stages:
         data["stages"] = result.stages
-    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+    async with _record(assignment.database_url) as connection:
         run = await runs.by_id(connection, assignment.run.run_id)
         progress = run.progress | {"seconds": result.seconds, "loss": result.loss, "held_out_loss": held_out}
         await runs.change(connection, run.run_id, phase=phase, progress=progress)
@@ -270,14 +312,14 @@ async def _check_memory(assignment: Assignment, device: str) -> None:
             f"{told} Lower training.recipe.batch_size, max_length or rank in the model's policy, free memory, or set "
             "[retrain] training_memory_check to 'warn' to try all the same. The champion was not touched."
         )
-    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+    async with _record(assignment.database_url) as connection:
         await runs.add_event(connection, assignment.run.run_id, told, level="warn" if short else "info")
 
 
 async def _register(assignment: Assignment, published: Published, result: TrainingResult) -> None:
     run = assignment.run
     assert run.adapter_id is not None
-    async with Database(assignment.database_url, pool_size=1) as database, database.begin() as connection:
+    async with _record(assignment.database_url) as connection:
         try:
             await adapters.by_id(connection, run.adapter_id)
         except NotFound:
@@ -300,7 +342,7 @@ async def _register(assignment: Assignment, published: Published, result: Traini
 
 
 async def _fail(url: str, run_id: str, reason: str) -> None:
-    async with Database(url, pool_size=1) as database, database.begin() as connection:
+    async with _record(url) as connection:
         await runs.add_event(connection, run_id, reason, level="error")
         await runs.finish(connection, run_id, status="failed", error=reason)
 

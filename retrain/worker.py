@@ -2,8 +2,9 @@
 
 What to do next is read from the record every time, so a worker that is killed is replaced by one that goes on where
 the record says. One training process runs at a time. A process that was killed is started again from its last
-checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, or
-that the model's policy lets train only at other times, rests at a checkpoint and is not charged for it.
+checkpoint, at most `training_attempts_max` times in all; one that says why it failed is not. A run that is paused, that
+the model's policy lets train only at other times, or that cannot go on for a while, is not charged for it. An
+evaluation that breaks off is begun again, `EVALUATIONS_MAX` times in all; a database that was away does not count.
 """
 
 import asyncio
@@ -17,18 +18,19 @@ from pathlib import Path
 import structlog
 
 from feedback import engines, models, runs
-from feedback.database import Database
+from feedback.database import Database, is_away
 from feedback.errors import NotFound
 from feedback.runs import Run
 from retrain.children import child_environment
 from retrain.engine_sleep import put_to_sleep, wake
-from retrain.examine import examine, give_up
+from retrain.examine import EVALUATIONS_MAX, examine, give_up
 from retrain.settings import RetrainSettings
 from retrain.train import EXIT_STOPPED, discard_work, log_file, run_directory
 from retrain.when import why_wait
 
 STOP_SECONDS = 60.0
 RESTART_SECONDS_MAX = 60.0
+BROKEN_OFF = "evaluations_broken_off"
 WAIT_SECONDS = 15.0
 """How long a run that must wait is left alone: starting and stopping costs more than a moment's quiet gains."""
 
@@ -68,6 +70,7 @@ class Worker:
     async def tick(self) -> None:
         """Look at every unfinished run once."""
         await self._reap()
+        await self._reap_evaluations()
         if self.child is None and self.settings.engines_sleep_while_training:
             await self._wake_engines()
         async with self.database.begin() as connection:
@@ -96,11 +99,10 @@ class Worker:
                     self.child = None
 
     async def _train(self, run: Run) -> None:
-        if self.child is not None:
-            if self.child.run_id == run.run_id and await self._should_stop(run):
+        if self.child is not None and self.child.run_id == run.run_id:
+            if await self._should_stop(run):
                 self.child.stop()
-            return
-        if run.cancel_requested:
+        elif run.cancel_requested:
             await self._give_up(run, "Cancelled on request.", status="cancelled")
         elif run.pause_requested:
             await self._rest(run)
@@ -111,12 +113,18 @@ class Worker:
                 f"memory. `hone run logs {run.run_id}` shows more. Lower training.recipe.batch_size or max_length in "
                 "the model's policy, and train again. The champion was not touched.",
             )
-        elif datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC)):
+        elif self.child is None and self._rested(run):
             if (reason := await why_wait(self.database, run, self.settings)) is None:
                 if await self._engines_may_sleep(run):
                     await self._start(run)
             else:
                 await self._wait(run, reason)
+
+    def _leave_alone(self, run_id: str, seconds: float) -> None:
+        self.not_before[run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def _rested(self, run: Run) -> bool:
+        return datetime.now(UTC) >= self.not_before.get(run.run_id, datetime.min.replace(tzinfo=UTC))
 
     async def _should_stop(self, run: Run) -> bool:
         if run.cancel_requested or run.pause_requested:
@@ -136,7 +144,7 @@ class Worker:
 
     async def _wait(self, run: Run, reason: str) -> None:
         """Say once why a run is not training."""
-        self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=WAIT_SECONDS)
+        self._leave_alone(run.run_id, WAIT_SECONDS)
         if self.waiting_for.get(run.run_id) != reason:
             self.waiting_for[run.run_id] = reason
             async with self.database.begin() as connection:
@@ -150,9 +158,9 @@ class Worker:
         """Put the engines of the run's base model to sleep, where that is wished; not under an evaluation."""
         if not self.settings.engines_sleep_while_training:
             return True
-        if self.evaluations:
-            return False
         async with self.database.begin() as connection:
+            if any(one.phase == "evaluating" for one in await runs.unfinished(connection)):
+                return False
             model = await models.get(connection, run.project, run.model)
             urls = [
                 one.engine for one in await engines.every(connection) if one.base_model == model.base_model
@@ -160,6 +168,10 @@ class Worker:
         if asleep := await put_to_sleep(urls, self.settings.evaluation_engine_api_key):
             log.info("engines sleep", engines=asleep, run_id=run.run_id)
         return True
+
+    @property
+    def _engines_sleep(self) -> bool:
+        return self.settings.engines_sleep_while_training and self.child is not None
 
     async def _wake_engines(self) -> None:
         """Also those that a worker before this one left asleep."""
@@ -171,11 +183,18 @@ class Worker:
     async def _start(self, run: Run) -> None:
         async with self.database.begin() as connection:
             started = await runs.start(connection, run.run_id)
-            await runs.add_event(
-                connection, run.run_id, f"Training process started, attempt {started.attempts}."
-            )
-        self.child = Child(run.run_id, self._spawn(run.run_id))
+        try:
+            self.child = Child(run.run_id, self._spawn(run.run_id))
+        except OSError as error:
+            async with self.database.begin() as connection:
+                was = {"status": run.status, "attempts": run.attempts, "started_at": run.started_at}
+                await runs.change(connection, run.run_id, **was)
+            await self._wait(run, f"its training process cannot be started here: {error}.")
+            return
         log.info("training started", run_id=run.run_id, attempt=started.attempts, pid=self.child.process.pid)
+        async with self.database.begin() as connection:
+            message = f"Training process started, attempt {started.attempts}."
+            await runs.add_event(connection, run.run_id, message)
 
     def _spawn(self, run_id: str) -> subprocess.Popen[bytes]:
         file = log_file(self.state_dir, run_id)
@@ -200,15 +219,19 @@ class Worker:
                 run = await runs.by_id(connection, child.run_id)
                 if run.status != "running" or run.phase == "evaluating":
                     discard_work(run_directory(self.state_dir, run.run_id))
-                elif status == EXIT_STOPPED and child.asked_to_stop is not None:
-                    # Stopping it was our wish, not its failure.
+                elif status == EXIT_STOPPED or child.asked_to_stop is not None:
+                    # Stopping it was our wish, or what it needs is away: not its failure.
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)
-                    await runs.add_event(connection, run.run_id, "Stopped at a checkpoint.")
+                    message = "Stopped at a checkpoint." if status == EXIT_STOPPED else _goes_on(status)
+                    if child.asked_to_stop is None:
+                        self._leave_alone(run.run_id, WAIT_SECONDS)
+                        message = (
+                            f"Cannot train now (`hone run logs {run.run_id}` says why); it is tried again."
+                        )
+                    await runs.add_event(connection, run.run_id, message)
                 else:
-                    seconds = min(RESTART_SECONDS_MAX, 2.0**run.attempts)
-                    self.not_before[run.run_id] = datetime.now(UTC) + timedelta(seconds=seconds)
-                    message = f"The training process {_ending(status)}; it goes on from the last checkpoint."
-                    await runs.add_event(connection, run.run_id, message, level="warn")
+                    self._leave_alone(run.run_id, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
+                    await runs.add_event(connection, run.run_id, _goes_on(status), level="warn")
         except NotFound:
             log.warning("run vanished", run_id=child.run_id)
         log.info("training process ended", run_id=child.run_id, status=status)
@@ -222,15 +245,39 @@ class Worker:
                 await asyncio.gather(task, return_exceptions=True)
                 del self.evaluations[run.run_id]
             await give_up(self.database, run, "Cancelled on request.", status="cancelled")
-        elif task is None:
+        elif task is None and not self._engines_sleep and self._rested(run):
             self.evaluations[run.run_id] = asyncio.create_task(examine(self.database, run, self.settings))
-        elif task.done():
-            del self.evaluations[run.run_id]
-            if (error := task.exception()) is not None:
-                log.error("evaluation broke off and starts again", run_id=run.run_id, error=repr(error))
+
+    async def _reap_evaluations(self) -> None:
+        """Deal with evaluations that have ended; only one that broke off leaves anything to be done."""
+        for run_id in [run_id for run_id, task in self.evaluations.items() if task.done()]:
+            task = self.evaluations.pop(run_id)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                await self._broke_off(run_id, error)
+
+    async def _broke_off(self, run_id: str, error: BaseException) -> None:
+        """Let the run be evaluated again after a while; end it where that does not help."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        log.error("evaluation broke off", run_id=run_id, error=repr(error))
+        self._leave_alone(run_id, WAIT_SECONDS)
+        if is_away(error):
+            return
+        async with self.database.begin() as connection:
+            run = await runs.by_id(connection, run_id)
+            times = 1 + (await runs.newest_told(connection, run_id, BROKEN_OFF) or 0)
+            message = f"The evaluation broke off ({error!r})."
+            await runs.add_event(connection, run_id, message, level="warn", data={BROKEN_OFF: times})
+        if times >= EVALUATIONS_MAX:
+            reason = (
+                f"The evaluation broke off {times} times, at last with {error!r}. `hone logs` shows more. Mend that "
+                "and train again. The champion was not touched."
+            )
+            await give_up(self.database, run, reason)
 
 
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}"
+def _goes_on(status: int) -> str:
+    ending = (
+        f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    )
+    return f"The training process {ending}; it goes on from the last checkpoint."

@@ -96,6 +96,22 @@ async def evaluating_run(connection: AsyncConnection, **options: Any) -> tuple[R
     return await runs.change(connection, run.run_id, phase="evaluating"), adapter
 
 
+async def another_run(connection: AsyncConnection, run: Run, **columns: Any) -> Run:
+    """A run of another model, asked for after `run` and on the same rows."""
+    await a_model(connection, "other")
+    other = await runs.create(
+        connection,
+        project=PROJECT,
+        model="other",
+        method=run.method,
+        recipe=run.recipe,
+        recipe_hash=run.recipe_hash,
+        dataset_id=run.dataset_id,
+        by="test",
+    )
+    return await runs.change(connection, other.run_id, **columns) if columns else other
+
+
 async def _said(
     connection: AsyncConnection,
     rater: str,

@@ -4,15 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from feedback import engines, runs
 from feedback.database import Database
+from feedback.runs import Run
+from retrain import worker as worker_module
 from retrain.engine_sleep import put_to_sleep, wake
 from retrain.settings import RetrainSettings
 from retrain.worker import Worker
 from serving.engine_api import EngineApi
 from serving.replica import Held, Replica
 from tests.fakes import Asked, fake_engine, refuse, send_json
-from tests.retrain.record import queued_run
+from tests.retrain.record import another_run, evaluating_run, queued_run
+
+SETTINGS = RetrainSettings(engines_sleep_while_training=True, training_niceness=0)
 
 
 @dataclass
@@ -38,7 +44,7 @@ class Sleeper:
 async def test_an_engine_drains_before_it_sleeps_and_resumes_when_it_wakes() -> None:
     sleeper = Sleeper()
     async with fake_engine(sleeper) as engine, fake_engine(refuse(404)) as other:
-        urls = [engine.url, other.url, "http://127.0.0.1:9"]
+        urls = [engine.url, other.url, "http://127.0.0.1:9", "http://gpu:80a"]
         assert await wake(urls, None) == []
         assert await put_to_sleep(urls, None) == [engine.url]
         assert await wake(urls, None) == [engine.url]
@@ -66,12 +72,11 @@ async def test_engines_sleep_while_a_run_trains_and_are_woken_when_nothing_does(
     database: Database, state_dir: Path
 ) -> None:
     sleeper = Sleeper()
-    settings = RetrainSettings(engines_sleep_while_training=True, training_niceness=0)
     async with fake_engine(sleeper) as engine:
         async with database.begin() as connection:
             run = await queued_run(connection, "tiny")
             await engines.report(connection, engine.url, base_model="tiny", healthy=True)
-        worker = Worker(database, state_dir, settings)
+        worker = Worker(database, state_dir, SETTINGS)
         await worker.tick()
         child = worker.child
         assert child is not None and sleeper.done == ["/pause?mode=wait", "/sleep?level=1"]
@@ -82,3 +87,70 @@ async def test_engines_sleep_while_a_run_trains_and_are_woken_when_nothing_does(
         await worker.tick()
         assert sleeper.done[2:] == ["/wake_up", "/resume"]
         await worker.close()
+
+
+def trained_by(worker: Worker) -> str | None:
+    """The run that the worker's training process carries out."""
+    return None if worker.child is None else worker.child.run_id
+
+
+@pytest.fixture
+def evaluates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations that end their run."""
+
+    async def examine(database: Database, run: Run, settings: RetrainSettings) -> None:
+        async with database.begin() as connection:
+            await runs.finish(connection, run.run_id, status="succeeded")
+
+    monkeypatch.setattr(worker_module, "examine", examine)
+
+
+@pytest.mark.usefixtures("trains_for_ever", "evaluates_at_once")
+async def test_a_run_that_waited_for_an_evaluation_trains_after_it(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        evaluating, _ = await evaluating_run(connection)
+        waiting = await another_run(connection, evaluating)
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    assert trained_by(worker) is None
+    await worker.evaluations[evaluating.run_id]
+    await worker.tick()
+    assert trained_by(worker) == waiting.run_id
+    await worker.close()
+
+
+@pytest.mark.usefixtures("trains_for_ever", "evaluates_at_once")
+async def test_engines_do_not_sleep_when_a_newer_run_is_to_be_evaluated(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        evaluating = await another_run(connection, run, status="running", phase="evaluating")
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    assert worker.child is None and list(worker.evaluations) == [evaluating.run_id]
+    await worker.close()
+
+
+@pytest.mark.usefixtures("trains_for_ever", "evaluates_at_once")
+async def test_a_version_brought_in_while_engines_sleep_is_evaluated_when_they_are_awake(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    assert worker.child is not None
+    async with database.begin() as connection:
+        imported = await another_run(connection, run, status="running", phase="evaluating")
+    await worker.tick()
+    assert not worker.evaluations
+    async with database.begin() as connection:
+        await runs.finish(connection, run.run_id, status="cancelled")
+    worker.child.process.kill()
+    worker.child.process.wait()
+    await worker.tick()
+    assert list(worker.evaluations) == [imported.run_id]
+    await worker.close()

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from feedback.datasets import Row
@@ -162,6 +163,20 @@ async def test_log_probabilities_through_the_engine_are_those_of_the_weights(
     assert served == pytest.approx(wanted, abs=0.05)
     # Against itself a version diverges by nothing.
     assert sampled.log_probabilities == pytest.approx(again, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>a proxy's page</html>", b"[]", b'"text"', b"\xff"],
+    ids=["html", "list", "text", "bytes"],
+)
+async def test_a_reply_that_is_no_json_object_is_a_failure_in_words(content: bytes) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    async with EngineClient(
+        "http://engine.test", timeout_seconds=60, answer_tokens_max=8, transport=transport
+    ) as client:
+        with pytest.raises(EngineFailed):
+            await client.answer("base", ASK)
 
 
 @pytest.mark.parametrize("behaviour", [give_up(), refuse(200, "no choices here")])

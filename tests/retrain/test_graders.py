@@ -10,6 +10,8 @@ CONTAINS = {
     "type": "string_check", "input": "{{sample.output_text}}", "reference": "{{item.expected}}", "operation": "ilike",
 }  # fmt: skip
 
+SCORES = {"type": "score_model", "input": [{"role": "user", "content": "?"}]}
+
 
 class Says:
     """A judging model with one answer."""
@@ -84,7 +86,7 @@ async def test_a_longer_label_is_not_taken_for_the_shorter_one_inside_it(answer:
 
 @pytest.mark.parametrize("said", ["", "no idea"])
 async def test_a_judging_model_that_says_nothing_usable_is_an_error(said: str) -> None:
-    grader = read_grader({"type": "score_model", "input": [{"role": "user", "content": "?"}]})
+    grader = read_grader(SCORES)
     with pytest.raises(HoneError, match="a number was expected"):
         await grade(grader, ITEM, "x", Says(said))
 
@@ -125,6 +127,8 @@ def test_an_expression_without_a_value_is_an_error_that_shows_the_scores() -> No
             "has to be downloaded",
         ),
         ({"type": "multi", "graders": {"a": CONTAINS}, "calculate_output": "open('x')"}, "not allowed"),
+        (SCORES | {"range": [1, 1]}, "range' is .*no room for a score"),
+        (SCORES | {"range": [1, 0]}, "range' is .*no room for a score"),
         ({}, "type"),
     ],
 )
@@ -141,6 +145,6 @@ async def test_a_template_that_names_a_missing_field_is_an_error_and_no_empty_te
 
 
 async def test_a_model_grader_without_a_model_says_how_to_configure_one() -> None:
-    grader = read_grader({"type": "score_model", "input": [{"role": "user", "content": "?"}]})
+    grader = read_grader(SCORES)
     with pytest.raises(HoneError, match="HONE_JUDGE_URL"):
         await grade(grader, ITEM, "x")

@@ -55,6 +55,12 @@ async def test_an_endpoint_that_fails_says_so_with_its_address(response: httpx.R
             await judge.ask(ASK)
 
 
+async def test_an_address_that_is_none_is_a_judge_that_fails() -> None:
+    async with Judge("http://judge:80a/v1", "judge-1") as judge:
+        with pytest.raises(JudgeFailed, match="80a"):
+            await judge.ask(ASK)
+
+
 def test_a_judge_that_likes_only_length_gives_no_win_at_equal_length() -> None:
     draw = random.Random(4)
     judged = []

@@ -3,25 +3,29 @@
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from feedback import adapters, audit, engines, runs
 from feedback.adapters import Adapter
 from feedback.database import Database
 from feedback.errors import Conflict
 from feedback.runs import Run
+from retrain import examine as examination
+from retrain import worker as worker_module
 from retrain.plan import make_plan, queue
 from retrain.settings import RetrainSettings
-from retrain.train import log_file
+from retrain.train import EXIT_STOPPED, log_file
 from retrain.worker import Worker
 from tests.builders import PROJECT
-from tests.fakes import answer_evaluations, fake_engine, refuse
-from tests.retrain.record import KEPT, MODEL, NEW, OLD, evaluating_run, queued_run, small_policy
+from tests.fakes import Asked, answer_evaluations, fake_engine, refuse
+from tests.retrain.record import KEPT, MODEL, NEW, OLD, another_run, evaluating_run, queued_run, small_policy
 
 SETTINGS = RetrainSettings(
     training_events_interval_seconds=0.2,
@@ -106,7 +110,10 @@ async def test_a_candidate_that_no_engine_can_hold_is_rejected_in_the_engines_wo
     assert (await adapter_of(database, run)).state == "rejected"
 
 
-async def test_an_evaluation_with_failed_requests_never_passes(database: Database, state_dir: Path) -> None:
+async def test_an_evaluation_with_failed_requests_never_passes(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "AGAIN_SECONDS", 0.0)
     async with database.begin() as connection:
         run, adapter = await evaluating_run(connection)
     async with fake_engine(refuse(500, "EngineCore encountered an issue.")) as engine:
@@ -116,6 +123,87 @@ async def test_an_evaluation_with_failed_requests_never_passes(database: Databas
     decided = await adapter_of(database, run)
     assert decided.state == "rejected"
     assert decided.gate is not None and any("requests failed" in reason for reason in decided.gate["reasons"])
+
+
+async def test_an_engine_that_restarts_late_in_an_evaluation_has_its_time_to_come_back(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "AGAIN_SECONDS", 0.3)
+    well, died = answer_evaluations(learned), asyncio.Event()
+    async with database.begin() as connection:
+        run, adapter = await evaluating_run(connection)
+
+    async def dies_once(asked: Asked) -> None:
+        if died.is_set():
+            await well(asked)
+        else:
+            # Longer than a version may take to be ready.
+            await asyncio.sleep(1.6)
+            died.set()
+            await refuse(500, "EngineCore died")(asked)
+
+    async with fake_engine(dies_once) as engine:
+
+        async def gateway() -> None:
+            await died.wait()
+            async with database.begin() as connection:
+                await engines.report(connection, engine.url, base_model="tiny", healthy=False)
+            await asyncio.sleep(0.5)
+            async with database.begin() as connection:
+                await engines.report(connection, engine.url, base_model="tiny", healthy=True)
+
+        await make_ready(database, engine.url, adapter.adapter_id)
+        looking = asyncio.create_task(gateway())
+        settings = SETTINGS.model_copy(
+            update={"adapter_ready_timeout_seconds": 1.5, "evaluation_concurrency": 1024}
+        )
+        worker = Worker(database, state_dir, settings)
+        ended = await tick_until(worker, has_ended, run.run_id)
+        await looking
+        await worker.close()
+    assert ended.status == "succeeded", ended.error
+    assert (await adapter_of(database, run)).state == "candidate"
+
+
+async def test_an_evaluation_that_breaks_off_is_begun_again_a_few_times_and_says_why(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks_off(database: Database, *_: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(wrong())
+
+    async def wrong() -> None:
+        raise ZeroDivisionError("no room")
+
+    async def away(database: Database, *_: Any) -> None:
+        async with database.begin() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async with database.begin() as connection:
+        run, _ = await evaluating_run(connection)
+    worker = Worker(database, state_dir, SETTINGS)
+
+    async def evaluated_once(how: Callable[..., Any]) -> Run:
+        monkeypatch.setattr(worker_module, "examine", how)
+        await worker.tick()
+        await asyncio.wait([worker.evaluations[run.run_id]])
+        await worker.tick()
+        assert not worker.evaluations and worker.not_before.pop(run.run_id) > datetime.now(UTC)
+        async with database.begin() as connection:
+            return await runs.by_id(connection, run.run_id)
+
+    for _ in range(examination.EVALUATIONS_MAX - 1):
+        assert (await evaluated_once(breaks_off)).status == "running"
+        assert (await evaluated_once(away)).status == "running"
+    # The count is the record's: another worker goes on with it.
+    worker = Worker(database, state_dir, SETTINGS)
+    ended = await evaluated_once(breaks_off)
+    assert ended.status == "failed"
+    assert (
+        ended.error is not None
+        and "broke off 3 times, at last with ZeroDivisionError('no room')" in ended.error
+    )
+    assert (await adapter_of(database, run)).state == "rejected"
 
 
 async def test_a_worker_killed_during_an_evaluation_is_replaced_by_one_that_ends_it(
@@ -153,6 +241,85 @@ async def test_a_queued_run_that_is_cancelled_never_starts(database: Database, s
     worker = Worker(database, state_dir, SETTINGS)
     ended = await tick_until(worker, has_ended, run.run_id)
     assert (ended.status, ended.attempts) == ("cancelled", 0)
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"), [(runs.request_cancel, "cancelled"), (runs.request_pause, "paused")]
+)
+async def test_a_run_need_not_wait_for_the_one_that_trains_to_be_cancelled_or_paused(
+    ask: Callable[..., Any], status: str, database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        training = await queued_run(connection, "tiny")
+        waiting = await another_run(connection, training)
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    assert worker.child is not None and worker.child.run_id == training.run_id
+    async with database.begin() as connection:
+        await ask(connection, PROJECT, waiting.run_id, by="ada")
+    await worker.tick()
+    async with database.begin() as connection:
+        assert (await runs.by_id(connection, waiting.run_id)).status == status
+    assert worker.child.asked_to_stop is None
+    await worker.close()
+
+
+async def test_a_training_that_cannot_go_on_for_a_while_is_tried_again_and_not_charged(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cannot = ["sh", "-c", f"exit {EXIT_STOPPED}"]
+    monkeypatch.setattr(Worker, "_spawn", lambda self, run_id: subprocess.Popen(cannot))
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+    worker = Worker(database, state_dir, SETTINGS)
+    for _ in range(SETTINGS.training_attempts_max + 1):
+        await worker.tick()
+        assert worker.child is not None
+        worker.child.process.wait()
+        await worker.tick()
+        assert worker.not_before.pop(run.run_id) > datetime.now(UTC)
+    async with database.begin() as connection:
+        after = await runs.by_id(connection, run.run_id)
+        last = (await runs.events(connection, run.run_id))[-1].message
+    assert (after.status, after.attempts) == ("running", 0)
+    assert last.startswith("Cannot train now")
+
+
+@pytest.mark.usefixtures("trains_for_ever")
+async def test_a_training_that_has_to_be_killed_to_stop_is_not_charged_for_it(
+    database: Database, state_dir: Path
+) -> None:
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+    worker = Worker(database, state_dir, SETTINGS)
+    await worker.tick()
+    async with database.begin() as connection:
+        await runs.request_pause(connection, PROJECT, run.run_id, by="ada")
+    paused = await tick_until(worker, lambda run: run.status == "paused", run.run_id)
+    assert paused.attempts == 0
+
+
+async def test_a_training_that_cannot_be_started_says_why_and_holds_nobody_up(
+    database: Database, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_way = state_dir / "runs"
+    in_the_way.touch()
+    async with database.begin() as connection:
+        run = await queued_run(connection, "tiny")
+        other = await another_run(connection, run, cancel_requested=True)
+    worker = Worker(database, state_dir, SETTINGS)
+    for _ in range(SETTINGS.training_attempts_max + 1):
+        await worker.tick()
+        assert worker.not_before.pop(run.run_id) > datetime.now(UTC)
+    async with database.begin() as connection:
+        after = await runs.by_id(connection, run.run_id)
+        messages = [event.message for event in await runs.events(connection, run.run_id)]
+        assert (await runs.by_id(connection, other.run_id)).status == "cancelled"
+    assert after == run
+    assert [message for message in messages if str(in_the_way) in message] == [
+        f"Waits: its training process cannot be started here: [Errno 20] Not a directory: "
+        f"'{in_the_way / run.run_id}'."
+    ]
 
 
 async def test_a_training_killed_too_often_fails_with_advice(database: Database, state_dir: Path) -> None:
