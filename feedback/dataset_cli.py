@@ -127,6 +127,12 @@ def add_golden(
 
     in_record(work)
     console.print(f"{len(items)} golden questions are kept. The next dataset of '{model}' has them.")
+    if texts := sum(isinstance(prompt, str) for prompt, _ in items):
+        console.print(
+            f"{texts} of them are plain text: the engine goes on writing where it ends. What people ask in a chat is a "
+            'list of messages: {"prompt": [{"role": "user", "content": "..."}], "completion": "..."}',
+            markup=False,
+        )
 
 
 @golden_set.command("list")

@@ -81,10 +81,11 @@ def prompt_text(prompt: Prompt) -> str:
 def spoken_text(prompt: Prompt) -> str:
     """A prompt as one normalised text without what an application says to every model: its system messages.
 
-    Two questions are not alike because the same long instruction stands before both.
+    Two questions are not alike because the same long instruction stands before both. Text is like the same words in a
+    chat: a golden question is kept out of training whichever way it was written down.
     """
     if isinstance(prompt, str):
-        return normalised(prompt)
+        prompt = [{"role": "user", "content": prompt}]
     spoken = [message for message in prompt if message["role"] not in ("system", "developer")]
     return "\n".join(f"{message['role']}: {normalised(message['content'])}" for message in spoken or prompt)
 

@@ -119,10 +119,8 @@ def test_golden_questions_are_added_from_a_file_listed_and_removed(database_url:
         '{"prompt": "Who are you?", "completion": "A shop."}\n\n{"prompt": "Why?", "completion": "So."}\n'
     )
     for _ in range(2):
-        assert (
-            "2 golden questions are kept"
-            in hone("dataset", "golden", "add", "--model", MODEL, str(file)).output
-        )
+        said = hone("dataset", "golden", "add", "--model", MODEL, str(file)).output
+        assert "2 golden questions are kept" in said and "2 of them are plain text" in said
     listed = [
         orjson.loads(line)
         for line in hone("dataset", "golden", "list", "--model", MODEL, "--json").output.splitlines()

@@ -17,7 +17,7 @@ from feedback.policy import ModelPolicy, TrainingPolicy
 from retrain.data import stream_rows
 from retrain.exact import CHOSEN_IDS, OUTPUT_IDS, PROMPT_IDS, REJECTED_IDS
 from retrain.plan import freeze, make_plan
-from retrain.prompts import prompt_text
+from retrain.prompts import answer_text, prompt_text
 from retrain.similar import groups_of
 from tests.builders import PROJECT, an_uploaded_file
 from tests.retrain.rated_builders import MODEL, Said, record, taught, voted
@@ -224,14 +224,15 @@ async def test_a_short_record_has_no_time_forward_slice(database: Database) -> N
     assert of_split(rows, "time_forward") == []
 
 
+@pytest.mark.parametrize("form", ["text", "messages"])
 async def test_golden_questions_are_in_every_dataset_and_nothing_like_them_is_trained_on(
-    database: Database,
+    database: Database, form: str
 ) -> None:
-    asked = "Is it possible to return the reading lamp that I bought from you last week?"
+    asked = "Return a reading lamp?"
     said = [voted(asked + "!" * n, f"Yes, for {n} days.", True, rater=f"rater-{n}") for n in range(10)]
     async with database.begin() as connection:
         await record(connection, said + people(), POLICY)
-        prompt = [{"role": "user", "content": asked}]
+        prompt = asked if form == "text" else [{"role": "user", "content": asked}]
         kept = await golden.add(
             connection, project=PROJECT, model=MODEL, prompt=prompt, answer="Yes.", by="ada"
         )
@@ -240,7 +241,7 @@ async def test_golden_questions_are_in_every_dataset_and_nothing_like_them_is_tr
         await golden.remove(connection, PROJECT, kept.golden_id, by="ada")
         _, without = await freeze_now(connection)
     (item,) = of_split(rows, "golden")
-    assert (item.columns["source"], item.columns["completion"][0]["content"]) == ("golden", "Yes.")
+    assert (item.columns["source"], answer_text(item.columns["completion"])) == ("golden", "Yes.")
     assert not [
         row for row in of_split(rows, "train") if "reading lamp" in prompt_text(row.columns["prompt"])
     ]
