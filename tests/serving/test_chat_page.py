@@ -136,6 +136,21 @@ async def test_a_long_answer_can_be_stopped(browser: Browser, gateway: Running, 
     assert engine.aborted == 1
 
 
+async def test_a_new_conversation_has_no_word_of_the_one_that_was_left(
+    browser: Browser, gateway: Running, engine: FakeEngine
+) -> None:
+    page = (await open_chat(browser, gateway)).page
+    engine_says(engine, answer_well(tuple(f"secret{number} " for number in range(500)), gap_seconds=0.05))
+    await say(page, "Tell me everything")
+    await page.locator(".words", has_text="secret2").wait_for()
+    await page.get_by_role("button", name="New").click()
+    engine_says(engine, answer_well())
+    await say(page, "Hello")
+    await wait_for_answer(page)
+    assert engine.asked[-1].body["messages"] == [{"role": "user", "content": "Hello"}]
+    assert await page.locator("article").count() == 2
+
+
 async def test_an_answer_that_would_be_markup_stays_text(
     browser: Browser, gateway: Running, engine: FakeEngine
 ) -> None:
