@@ -8,7 +8,7 @@
  */
 (() => {
   "use strict";
-  if (window.hone) return;
+  if (window.hone?.attach) return; // No element's id.
   const script = document.currentScript;
   const HOME = script && script.src ? new URL(script.src).origin : location.origin;
   const TEXTS = {
@@ -113,8 +113,8 @@
       const headers = { "Content-Type": "application/json", "x-hone-feedback-token": token };
       const answer = await fetch(url + path, { method, headers, body: body && JSON.stringify(body), credentials: "omit",
         signal: AbortSignal.timeout(15000) }).catch(() => { throw new Error(texts.offline); });
-      const said = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-      if (!answer.ok) throw new Error((said.error && said.error.message) || `${answer.status} ${answer.statusText}`.trim());
+      const said = await answer.json().catch(() => ({}));
+      if (!answer.ok) throw new Error(said.error?.message || `${answer.status} ${answer.statusText}`.trim());
       return said;
     }
 
@@ -202,10 +202,15 @@
     return "hone-js-" + Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
   }
 
+  const attached = new WeakMap();
+
   function find() {
-    for (const element of document.querySelectorAll("[data-hone-completion][data-hone-token]:not([data-hone-attached])")) {
-      element.setAttribute("data-hone-attached", "");
-      attach(element, { token: element.dataset.honeToken, completionId: element.dataset.honeCompletion, url: element.dataset.honeUrl });
+    for (const element of document.querySelectorAll("[data-hone-completion][data-hone-token]")) {
+      const { honeToken: token, honeCompletion: completionId, honeUrl: url } = element.dataset, last = attached.get(element);
+      if (last?.token === token && last.completionId === completionId) continue;
+      last?.detach?.(); // Another answer is here: old thumbs would rate it.
+      const thumbs = token && completionId && attach(element, { token, completionId, url });
+      attached.set(element, { token, completionId, ...thumbs });
     }
   }
 
