@@ -133,6 +133,11 @@ def permissions(directory: Path) -> list[Finding]:
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"`chown -R {os.geteuid()} {directory}`, or run as its owner."
         return [fail("state", f"{directory} cannot be read and written by user {os.geteuid()}", remedy)]
+    kept = [directory / "hone.lock", *(directory / "logs").glob("*"), *(directory / "run").glob("*")]
+    if foreign := [path for path in kept if path.exists() and not os.access(path, os.R_OK | os.W_OK)]:
+        remedy = f"`chown -R {os.geteuid()} {directory}`, or run as its owner."
+        names = ", ".join(str(path) for path in foreign[:5])
+        return [fail("state", f"user {os.geteuid()} cannot write {names}", remedy)]
     secret = ("operator.key", "postgres.url", "postgres/password", "spool", "logs", "run")
     open_ones = [
         path for name in secret if (path := directory / name).exists() and path.stat().st_mode & 0o077

@@ -138,10 +138,10 @@ class EmbeddedPostgres:
             time.sleep(0.02)
 
     def end_leftovers(self) -> None:
-        """Stop whatever still runs on our data, and forget a stale `postmaster.pid`.
+        """Stop whatever still runs on our data, and forget a stale `postmaster.pid` and socket lock.
 
         After `kill -9` of the server its backends need a moment, and until then a new server refuses to
-        start. A stale pid file whose number another program got meanwhile would stop it from starting for
+        start. A stale file whose number another program got meanwhile would stop it from starting for
         good.
         """
         leftovers = _processes_in(self.pgdata)
@@ -154,7 +154,8 @@ class EmbeddedPostgres:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(alive, timeout=5)
         if not _processes_in(self.pgdata):
-            (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
+            for left in (self.pgdata / "postmaster.pid", *self.pgdata.glob(".s.PGSQL.*")):
+                left.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Prepare, start and wait until connections are accepted; for those without a supervisor."""

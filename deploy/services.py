@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -77,30 +77,32 @@ def choose_addresses(settings: Settings) -> Addresses:
         )
     engine_port = serving.engine_port
     local_engine = not serving.engine_urls
-    if local_engine and not is_free(serving.engine_host, engine_port):
+    taken = {gateway_port}
+    if local_engine and (engine_port in taken or not is_free(serving.engine_host, engine_port)):
         if "engine_port" in serving.model_fields_set:
             raise HoneError(
                 f"The engine cannot listen on {serving.engine_host}:{engine_port}: another program uses it. "
                 "Stop that program, or change HONE_ENGINE_PORT."
             )
-        engine_port = _free_port(serving.engine_host)
+        engine_port = _free_port(serving.engine_host, taken)
     urls = serving.engine_urls or (f"http://{serving.engine_host}:{engine_port}",)
-    console_host, console_port = settings.monitoring.console_host, _console_port(settings.monitoring)
+    taken |= {engine_port} if local_engine else set()
+    console_host, console_port = settings.monitoring.console_host, _console_port(settings.monitoring, taken)
     return Addresses(
         serving.gateway_host, gateway_port, engine_port, urls, local_engine, console_host, console_port
     )
 
 
-def _console_port(monitoring: MonitoringSettings) -> int:
+def _console_port(monitoring: MonitoringSettings, taken: Collection[int]) -> int:
     host, port = monitoring.console_host, monitoring.console_port
-    if port and is_free(host, port):
+    if port and port not in taken and is_free(host, port):
         return port
     if port and "console_port" in monitoring.model_fields_set:
         raise HoneError(
             f"The console cannot listen on {host}:{port}: another program uses it. "
             "Stop that program, or change HONE_CONSOLE_PORT."
         )
-    return _free_port(host)
+    return _free_port(host, taken)
 
 
 def _local_url(host: str, port: int) -> str:
@@ -187,11 +189,11 @@ def is_free(host: str, port: int) -> bool:
         return True
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str, taken: Collection[int] = ()) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
-        return port
+        return port if port not in taken else _free_port(host, taken)
 
 
 def _hone(subcommand: str, environment: Mapping[str, str]) -> Command:

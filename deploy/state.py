@@ -46,9 +46,9 @@ def held(directory: Path) -> Iterator[None]:
     """Hold the directory for this process; the system lets go of it when the process ends, however it ends.
 
     Raises:
-        HoneError: another `hone up` holds it.
+        HoneError: another `hone up` holds it, or another user made it.
     """
-    with (directory / "hone.lock").open("a+") as file:
+    with _lock_file(directory) as file:
         if not _lock(file):
             file.seek(0)
             pid, _, since = file.read().strip().partition(" ")
@@ -61,6 +61,17 @@ def held(directory: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}\n")
         file.flush()
         yield
+
+
+def _lock_file(directory: Path) -> IO[str]:
+    path = directory / "hone.lock"
+    try:
+        return path.open("a+")
+    except OSError as error:
+        raise HoneError(
+            f"{path} cannot be written: {error.strerror}. Another user may have started Hone here, by `sudo` perhaps: "
+            f"`chown -R` {directory} to the one who runs it, or give another with --state-dir."
+        ) from error
 
 
 def _lock(file: IO[str]) -> bool:

@@ -106,8 +106,16 @@ class _Up:
                     self.settings, database, self.directory, addresses, steps
                 )
                 keys = await record.ensure(database, base_model, self.directory)
-            await self._parts(steps, addresses, base_model)
-            answering = await self._first_answer(steps, addresses)
+            try:
+                await self._parts(steps, addresses, base_model)
+                answering = await self._first_answer(steps, addresses)
+            except BaseException:
+                if keys.admin:  # Nobody could read it later: the record holds its hash.
+                    say(
+                        self.console,
+                        f"The administrator key that this start made, shown only now: {keys.admin}",
+                    )
+                raise
         seconds = time.monotonic() - began
         running = state.Running(
             addresses.gateway_url, addresses.engine_urls, base_model, addresses.console_url

@@ -12,6 +12,7 @@ import pytest
 from deploy import doctor, state
 from deploy.findings import Finding
 from deploy.process import identity
+from feedback.errors import HoneError
 from tests.deploy.test_cli import hone
 from tests.fakes import fake_engine
 from tests.ports import free_port
@@ -100,6 +101,16 @@ def test_secrets_that_others_can_read_are_named(place: Path) -> None:
     [found] = doctor.permissions(place)
     assert found.level == "warn"
     assert found.remedy == f"`chmod go= {place / 'operator.key'}`"
+
+
+def test_what_another_user_left_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = place / "hone.lock"
+    lock.mkdir()  # Root, who may run this test, may write every file; nobody writes a directory as one.
+    monkeypatch.setattr("os.access", lambda path, mode: path != lock)
+    [found] = doctor.permissions(place)
+    assert found.level == "fail" and str(lock) in found.found
+    with pytest.raises(HoneError, match=r"hone\.lock cannot be written"), state.held(place):
+        pass
 
 
 def test_little_disk_space_is_said_before_it_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,10 @@ def test_a_stale_pid_file_whose_number_another_program_got_does_not_stop_the_sta
         (server.pgdata / "postmaster.pid").write_text(
             "\n".join([str(innocent.pid), *text.splitlines()[1:]]) + "\n"
         )
+        stale = server.pgdata / f".s.PGSQL.{server.port}.lock"
+        stale.write_text(f"{innocent.pid}\n{server.pgdata}\n")
+        server.end_leftovers()
+        assert not stale.exists() and not (server.pgdata / "postmaster.pid").exists()
         with EmbeddedPostgres(directory, settings=QUICK) as again:
             assert again.is_ready()
         assert innocent.poll() is None
