@@ -7,8 +7,8 @@ many rows it has lost. Runs that train on it now are cancelled, since their rows
 What operators wrote by hand (golden questions, uploaded files) names nobody and cannot be found.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, delete, func, literal, or_, select, update
@@ -40,6 +40,17 @@ class Found:
     sessions: tuple[str, ...]
     completion_ids: tuple[str, ...]
     feedback_ids: tuple[str, ...]
+
+    def with_what(self, before: Mapping[str, Any] | None) -> "Found":
+        """The same together with what was found earlier, as it is kept with the erasure."""
+        if before is None:
+            return self
+
+        def together(name: str) -> tuple[str, ...]:
+            return tuple(sorted({*before[name], *getattr(self, name)}))
+
+        sessions, completion_ids, feedback_ids = map(together, ("sessions", "completion_ids", "feedback_ids"))
+        return replace(self, sessions=sessions, completion_ids=completion_ids, feedback_ids=feedback_ids)
 
     @property
     def names(self) -> list[str]:

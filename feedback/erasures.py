@@ -135,8 +135,10 @@ async def _widen(
         wider = await _change(connection, erasure.erasure_id, retire_by=sooner)
     until = await tombstones.refused_until(connection, subject)
     adds_future = and_future and until < tombstones.FOR_EVER
-    if adds_future:  # Its conversations follow when it is done.
+    if adds_future:
         await tombstones.bury(connection, erasure.erasure_id, [subject])
+        # What they did since the first request was let in: it is looked for, too.
+        await _change(connection, erasure.erasure_id, phase="requested")
     if adds_future or wider != erasure:
         detail = {"and_future": adds_future, "retire_by": wider.retire_by and wider.retire_by.isoformat()}
         await _audit(connection, erasure, "erasure.widen", by, detail)
@@ -209,14 +211,17 @@ async def _erase_record(connection: AsyncConnection, erasure_id: str) -> Erasure
     if erasure.phase != "requested" or erasure.pending is None:
         return erasure
     by, subject = erasure.requested_by, erasure.pending["subject"]
-    found = await _find(connection, erasure)
+    found = (await _find(connection, erasure)).with_what(erasure.pending.get("found"))
     erased = await erasing.erase(connection, erasure_id, found, by=by)
     tainted = await taint.mark(connection, erasure_id, erasure.project, erased.trained_datasets)
-    pending = {"subject": subject, "found": asdict(found), "runs": list(erased.run_ids)}
+    run_ids = sorted({*erasure.pending.get("runs", ()), *erased.run_ids})
+    pending = {"subject": subject, "found": asdict(found), "runs": run_ids}
     moment = await connection.scalar(select(func.clock_timestamp()))
     assert isinstance(moment, datetime)
     pending["since"] = moment.timestamp()
-    counts = {"completions": 0, "feedback": 0} | erased.counts | {"tainted_adapters": len(tainted)}
+    counts = {"completions": 0, "feedback": 0, **erasure.counts, "tainted_adapters": len(tainted)}
+    for name, rows in erased.counts.items():
+        counts[name] = counts.get(name, 0) + rows
     return await _change(connection, erasure_id, phase="record", pending=pending, counts=counts)
 
 

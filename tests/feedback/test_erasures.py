@@ -212,6 +212,9 @@ async def test_asking_again_adds_to_an_open_erasure_and_takes_nothing_away(
     strange = state_dir / "notes.txt"
     strange.write_text(NAME)
     waiting = await erase(database, state_dir, rater=NAME)
+    async with database.begin() as connection:
+        between = a_completion(rater=NAME, unit="u", session="chat-2")
+        assert await completions.insert_many(connection, [between]) == 1
     week = await erase(database, state_dir, rater=NAME, retire_within_days=7)
     for no_more in ({}, {"retire_within_days": 30}):
         assert await erase(database, state_dir, rater=NAME, **no_more) == week
@@ -220,6 +223,7 @@ async def test_asking_again_adds_to_an_open_erasure_and_takes_nothing_away(
     async with database.begin() as connection:
         later = [a_completion(rater=rater, unit="u", session="chat-1") for rater in (NAME, None)]
         assert await completions.insert_many(connection, later) == 0
+        assert await connection.scalar(text("SELECT count(*) FROM completions")) == 0
         entries = await audit.entries(connection, PROJECT, subject=waiting.erasure_id)
     assert [entry.action.partition(".")[2] for entry in entries[::-1]] == [
         "request",
@@ -227,6 +231,7 @@ async def test_asking_again_adds_to_an_open_erasure_and_takes_nothing_away(
         "widen",
         "done",
     ]
+    assert day.phase == "done" and day.counts["completions"] == 2
     assert waiting.retire_by is None and week.retire_by and day.retire_by
     assert week.erasure_id == day.erasure_id and (week.retire_by - day.retire_by).days == 5
 
