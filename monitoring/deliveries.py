@@ -116,7 +116,7 @@ async def deliver(database: Database, channels: Mapping[str, Send]) -> list[str]
             async with asyncio.timeout(SEND_SECONDS):
                 await channels[message.channel](message)
         except Exception as error:  # Whatever is wrong with one channel keeps no other from telling.
-            why = (str(error) if isinstance(error, TELLING) else "") or repr(error)
+            why = (str(error) if isinstance(error, TELLING) else "") or type(error).__name__
             then = "tried again" if await _note(database, message, error=why) else "given up"
             failed.append(f"{message.channel} did not take {message.delivery_id}: {why}; it is {then}.")
         else:

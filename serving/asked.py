@@ -20,6 +20,8 @@ KEPT_BY_NOBODY = ("previous_response_id", "conversation", "background", "prompt"
 
 FORMS = ("structured_outputs", "response_format", "tool_choice", "text")
 """Fields of which the engine may make a grammar."""
+FREE = (None, "auto", "none", {"type": "text"})
+"""Their values that ask for no form."""
 
 METADATA_PAIRS_MAX = 16
 METADATA_KEY_MAX = 64
@@ -61,7 +63,9 @@ class Asked:
     def form(self) -> str | None:
         """The field that asks for an answer of a certain form, which the engine makes a grammar of, if there is one."""
         fields = orjson.loads(self.rest)
-        return next((name for name in FORMS if fields.get(name) not in (None, "auto", "none")), None)
+        if isinstance(fields.get("text"), dict):
+            fields["text"] = fields["text"].get("format")
+        return next((name for name in FORMS if fields.get(name) not in FREE), None)
 
     def body_for(self, served_name: str) -> bytes:
         """The body as the engine gets it: its own name for the version; token ids and usage where there are any."""

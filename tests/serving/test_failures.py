@@ -81,7 +81,9 @@ async def test_a_grammar_that_the_engine_cannot_compile_is_no_fault_of_the_versi
     ):
         form: dict[str, Any] = {field: {"grammar": "root ::= root"}}
         asked = await running.ask(**form)
-        plain = await running.ask(tool_choice="auto")
+        plain = await running.ask(
+            tool_choice="auto", response_format={"type": "text"}, text={"verbosity": "low"}
+        )
         rows = await running.rows(2)
     assert (asked.status_code, plain.status_code) == (400, 500)
     assert asked.json()["error"]["param"] == field
