@@ -82,10 +82,15 @@ def read_rows(lines: Iterable[bytes], method: Method, filename: str) -> list[Fil
 
 
 def unlike(rows: Sequence[FileRow], evaluated: Iterable[Prompt]) -> tuple[list[FileRow], list[FileRow]]:
-    """Rows that may be trained on, and those that ask nearly one of the questions that are evaluated with."""
+    """Rows that may be trained on, and those that ask nearly one of the questions that are evaluated with.
+
+    Where hardly anything would be left, because all questions stand in one long form, only equal ones are taken out.
+    """
     asked = {spoken_text(prompt) for prompt in evaluated}
     groups = group_similar([*asked, *(spoken_text(row.prompt) for row in rows)])
     taken = {groups[question] for question in asked}
+    if sum(groups[spoken_text(row.prompt)] not in taken for row in rows) < ROWS_MIN <= len(rows):
+        groups, taken = {spoken_text(row.prompt): spoken_text(row.prompt) for row in rows}, asked
     return (
         [row for row in rows if groups[spoken_text(row.prompt)] not in taken],
         [row for row in rows if groups[spoken_text(row.prompt)] in taken],

@@ -31,6 +31,7 @@ from retrain.when import why_wait
 STOP_SECONDS = 60.0
 RESTART_SECONDS_MAX = 60.0
 BROKEN_OFF = "evaluations_broken_off"
+CANNOT_NOW = "it cannot train now"
 WAIT_SECONDS = 15.0
 """How long a run that must wait is left alone: starting and stopping costs more than a moment's quiet gains."""
 
@@ -192,6 +193,8 @@ class Worker:
             await self._wait(run, f"its training process cannot be started here: {error}.")
             return
         log.info("training started", run_id=run.run_id, attempt=started.attempts, pid=self.child.process.pid)
+        if self.waiting_for.get(run.run_id) == CANNOT_NOW:
+            return  # Told already: what it cannot do now may last, and it is tried four times a minute.
         async with self.database.begin() as connection:
             message = f"Training process started, attempt {started.attempts}."
             await runs.add_event(connection, run.run_id, message)
@@ -223,12 +226,17 @@ class Worker:
                     # Stopping it was our wish, or what it needs is away: not its failure.
                     await runs.change(connection, run.run_id, attempts=run.attempts - 1)
                     message = "Stopped at a checkpoint." if status == EXIT_STOPPED else _goes_on(status)
-                    if child.asked_to_stop is None:
-                        self._leave_alone(run.run_id, WAIT_SECONDS)
+                    if child.asked_to_stop is not None:
+                        self.waiting_for.pop(run.run_id, None)
+                        await runs.add_event(connection, run.run_id, message)
+                    elif self.waiting_for.get(run.run_id) != CANNOT_NOW:
+                        self.waiting_for[run.run_id] = CANNOT_NOW
                         message = (
                             f"Cannot train now (`hone run logs {run.run_id}` says why); it is tried again."
                         )
-                    await runs.add_event(connection, run.run_id, message)
+                        await runs.add_event(connection, run.run_id, message, level="warn")
+                    if child.asked_to_stop is None:
+                        self._leave_alone(run.run_id, WAIT_SECONDS)
                 else:
                     self._leave_alone(run.run_id, min(RESTART_SECONDS_MAX, 2.0**run.attempts))
                     await runs.add_event(connection, run.run_id, _goes_on(status), level="warn")

@@ -123,3 +123,10 @@ def test_a_system_message_that_all_rows_share_does_not_make_their_questions_one(
     rows = [FileRow([system, {"role": "user", "content": question}], "Yes.") for question in questions]
     train, held_out = split_rows(rows, None, 0.2)
     assert (len(train), len(held_out)) == (4, 1)
+
+
+def test_a_file_whose_questions_share_one_long_form_keeps_all_but_the_equal_ones() -> None:
+    form = "Sort the ticket into one of the queues below, and answer with the queue's name alone. " * 6
+    rows = [FileRow([{"role": "user", "content": f"{form}Ticket {n}"}], "billing") for n in range(30)]
+    learned, left_out = unlike(rows, [rows[3].prompt, [{"role": "user", "content": f"{form}Ticket 99"}]])
+    assert (len(learned), left_out) == (29, [rows[3]])

@@ -187,7 +187,8 @@ async def test_a_policy_that_wants_a_person_from_this_moment_on_ships_nothing_by
 ) -> None:
     async with database.begin() as connection:
         await a_model(connection, policy=ModelPolicy(approval="automatic"))
-        candidate = await an_adapter(connection)
+        base = await adapters.champion(connection, PROJECT, "support")
+        candidate = await an_adapter(connection, beside=base)
     every = models.every
 
     async def as_it_was(connection: AsyncConnection) -> list[Model]:

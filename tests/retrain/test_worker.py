@@ -280,9 +280,10 @@ async def test_a_training_that_cannot_go_on_for_a_while_is_tried_again_and_not_c
         assert worker.not_before.pop(run.run_id) > datetime.now(UTC)
     async with database.begin() as connection:
         after = await runs.by_id(connection, run.run_id)
-        last = (await runs.events(connection, run.run_id))[-1].message
+        told = [event.message for event in await runs.events(connection, run.run_id)]
     assert (after.status, after.attempts) == ("running", 0)
-    assert last.startswith("Cannot train now")
+    assert told[-1].startswith("Cannot train now"), told
+    assert len([one for one in told if one.startswith(("Cannot train", "Training process"))]) == 2
 
 
 @pytest.mark.usefixtures("trains_for_ever")
