@@ -24,8 +24,11 @@ def main() -> None:
         for chunk in stream:
             completion_id = chunk.id
             print(chunk.choices[0].delta.content or "", end="", flush=True)
-        thumb = input("\ngood? [y/n, or the right answer] ").strip()
-        said = {"value": thumb == "y"} if thumb in ("y", "n") else {"value": False, "correction": thumb}
+        thumb = input("\ngood? [y/n, the right answer, or nothing] ").strip()
+        if not thumb:
+            continue
+        yes, no = thumb.lower() in ("y", "yes"), thumb.lower() in ("n", "no")
+        said = {"value": yes} if yes or no else {"value": False, "correction": thumb}
         body = {"completion_id": completion_id, "rater_id": "keyboard", **said}
         client.post("/feedback", body=body, cast_to=object)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 SEARCHED_BYTES = 4 * 1024 * 1024
 NAMES_PER_PATTERN = 2000
-NOT_SEARCHED = ("postgres", "adapters", "spool", "files", "exports")
+NOT_SEARCHED = ("postgres", "adapters", "spool", "files", "exports", "scratch")
 """Folders of the state directory with their own rules, or that hold weights; uploads name nobody."""
 DERIVED = ("drift", "cache", "datasets", "tmp")
 """Folders of files that are made again from the record."""

@@ -40,7 +40,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `n` items with a one-sided 95% bound on each side; infinite when one item is all there is."""
+    """A mean over `n` items with a one-sided bound on each side; infinite when one item is all there is.
+
+    The bounds are of 95%, but for suites (`suites.LOOKS`).
+    """
 
     n: int
     mean: float
@@ -260,7 +263,7 @@ def win_rate_low(wins: float, losses: float, confidence: float) -> float:
     """One-sided lower bound of the win rate among decided pairs (Clopper and Pearson 1934, exact).
 
     Wilson's bound passes three wins of three; this one needs five of five at 95%. Both counts may be divided by the
-    design effect (Korn and Graubard 1998).
+    design effect (Korn and Graubard 1998; without their correction for few people, under which few could ever pass).
     """
     if wins == 0:
         return 0.0

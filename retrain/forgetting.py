@@ -31,7 +31,7 @@ async def carry_out_erasures(database: Database, state_dir: Path) -> None:
 async def keep_no_longer(database: Database, settings: FeedbackSettings) -> None:
     """Make partitions ahead, drop those that are over their time, and the set-aside records of this machine."""
     done = await retention.keep(database, settings)
-    days = settings.text_retention_days
+    days = retention.days_kept(settings, "text_retention_days")
     done += await asyncio.to_thread(retention.drop_set_aside, settings.absolute_state_dir, days)
     for sentence in done:
         log.info("retention", sentence=sentence)

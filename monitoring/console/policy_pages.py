@@ -81,7 +81,7 @@ async def change_section(section: str, page: Changed) -> Response:
 
 def _posted(page: Page, prefix: str) -> dict[str, str]:
     return {
-        name.removeprefix(prefix): value.strip()
+        name.removeprefix(prefix): value.strip() if prefix != SHOWN else value
         for name, value in page.form.items()
         if name.startswith(prefix)
     }
