@@ -1,5 +1,6 @@
 """A rollout of two candidates on the operator's page: started, read, judged apart, one taken back, one promoted."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -52,14 +53,18 @@ async def started(page: Page, console: RunningConsole) -> None:
 
 
 async def people_ask(database: Database, likes: Mapping[str, float], people: range, words: str = "") -> None:
-    """Everybody asks once, of the arm that routing gives them; `likes` is the share of each arm's that is voted up."""
+    """Everybody asks once, of the arm that routing gives them; `likes` is the share of each arm's that is voted up.
+
+    Of every forty requests of an arm one fails by its model and one by its engine.
+    """
     split = (await load_table(database, [])).models[PROJECT, "support"].experiment
     assert split is not None
-    asked, said = [], []
+    asked, said, of_arm = [], [], Counter[str]()
     for number in people:
         drawn = draw(split, f"person-{number}")
         assert drawn is not None
-        fault = {0: "model", 1: "infrastructure"}.get(number % 40)
+        fault = {0: "model", 1: "infrastructure"}.get(of_arm[drawn.arm.arm] % 40)
+        of_arm[drawn.arm.arm] += 1
         one = a_completion(
             unit=f"person-{number}",
             rater=f"person-{number}",
